@@ -1,0 +1,5 @@
+"""``python -m rayward``."""
+
+from rayward.cli.root import main
+
+main()

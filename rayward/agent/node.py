@@ -1,0 +1,251 @@
+"""The node's processes: starts ``ray start``, adopts what it leaves behind, reaps, restarts, stops.
+
+This is the hand of the agent, not its head: it does what it is told and says what it found. The agent is
+the subreaper of everything that ``ray start`` leaves, so Ray's daemons become its own children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from rayward.agent import deaths, processes
+from rayward.agent.deaths import Death
+from rayward.agent.processes import Launch, Role
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def become_subreaper() -> None:
+    """Make orphans below this process its children instead of init's (prctl(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
+
+
+@dataclass
+class Tracked:
+    """One of Ray's processes under watch. ``pid`` is None while it is dead; times are monotonic."""
+
+    launch: Launch
+    pid: Optional[int]
+    pidfd: Optional[int]
+    started: float
+    child: bool
+    starts: int = 1
+    quick_deaths: int = 0
+    died: float = 0.0
+    cause: str = ""
+    kill_reason: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A watched process's death, as found by ``NodeProcesses.reap``."""
+
+    role: Role
+    pid: int
+    death: Death
+    cause: str
+    exit_code: Optional[int]
+
+
+@dataclass
+class RayStart:
+    """One run of the ``ray start`` command."""
+
+    pid: int
+    started: float
+    exit_code: Optional[int] = None
+    output: List[str] = field(default_factory=list)
+
+
+class NodeProcesses:
+    """All processes of one Ray node. Not thread-safe: only the agent's loop may call it."""
+
+    def __init__(self, command: Sequence[str], stable_after: float) -> None:
+        self._command = list(command)
+        self._stable_after = stable_after
+        self._out_of_memory = deaths.out_of_memory_kills()
+        self.tracked: Dict[Role, Tracked] = {}
+        self.ray_start: Optional[RayStart] = None
+
+    def start_node(self) -> RayStart:
+        """Run the ``ray start`` command; its output goes where the agent's own goes."""
+        child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+        _leave_reaping_to_us(child)
+        self.ray_start = RayStart(child.pid, time.monotonic())
+        return self.ray_start
+
+    def adopt(self) -> List[Role]:
+        """Take every Ray process below the agent under watch; returns the roles found."""
+        stats = processes.all_stats()
+        for pid in processes.descendants(os.getpid(), stats):
+            role = processes.classify(processes.read_argv(pid))
+            if role is None or role in self.tracked or stats[pid].state == "Z":
+                continue
+            launch = processes.capture(pid, role)
+            if launch is not None:
+                is_child = stats[pid].parent == os.getpid()
+                self.tracked[role] = Tracked(launch, pid, _open_pidfd(pid), time.monotonic(), is_child)
+        return list(self.tracked)
+
+    def watch_descriptors(self) -> List[int]:
+        """The pidfds of all living processes under watch."""
+        return [tracked.pidfd for tracked in self.tracked.values() if tracked.pidfd is not None]
+
+    def reap(self) -> List[Ended]:
+        """Collect every dead child, orphans included, and report those that were under watch."""
+        ended = []
+        for pid, status in _dead_children():
+            if self.ray_start is not None and pid == self.ray_start.pid:
+                self.ray_start.exit_code = deaths.exit_code(status)
+                continue
+            ended.extend(self._note_death(role, status) for role in self._roles_of(pid))
+        for role, tracked in self.tracked.items():
+            if tracked.pidfd is not None and not tracked.child and _is_readable(tracked.pidfd):
+                ended.append(self._note_death(role, None))
+        return ended
+
+    def _roles_of(self, pid: int) -> List[Role]:
+        return [role for role, tracked in self.tracked.items() if tracked.pid == pid]
+
+    def _note_death(self, role: Role, status: Optional[int]) -> Ended:
+        tracked = self.tracked[role]
+        now, pid = time.monotonic(), tracked.pid or 0
+        kills = deaths.out_of_memory_kills()
+        death = Death(
+            status=status,
+            lived=now - tracked.started,
+            ended_by_agent=tracked.kill_reason,
+            out_of_memory=kills > self._out_of_memory,
+            last_lines=deaths.last_lines(tracked.launch.log_paths),
+        )
+        self._out_of_memory = kills
+        if tracked.pidfd is not None:
+            os.close(tracked.pidfd)
+        tracked.quick_deaths = tracked.quick_deaths + 1 if death.lived < self._stable_after else 1
+        tracked.pid, tracked.pidfd, tracked.kill_reason = None, None, ""
+        tracked.died, tracked.cause = now, deaths.explain(death)
+        return Ended(role, pid, death, tracked.cause, deaths.exit_code(status))
+
+    def start_again(self, role: Role) -> int:
+        """Start a dead process just as it was started: same argv, environment, directory and log files."""
+        tracked = self.tracked[role]
+        launch = tracked.launch
+        with contextlib.ExitStack() as files:
+            stdout, stderr = (
+                files.enter_context(open(path, "ab", buffering=0)) for path in (launch.stdout, launch.stderr)
+            )
+            child = subprocess.Popen(
+                launch.argv,
+                env=dict(launch.environment),
+                cwd=launch.directory if os.path.isdir(launch.directory) else "/",
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        _leave_reaping_to_us(child)
+        tracked.pid, tracked.pidfd, tracked.child = child.pid, _open_pidfd(child.pid), True
+        tracked.started, tracked.starts = time.monotonic(), tracked.starts + 1
+        return child.pid
+
+    def kill(self, role: Role, reason: str) -> None:
+        """SIGKILL a watched process; works on a stopped one too. ``reason`` ends up in its death event."""
+        tracked = self.tracked.get(role)
+        if tracked is not None and tracked.pid is not None:
+            tracked.kill_reason = reason
+            _send(tracked.pid, signal.SIGKILL)
+
+    def forward(self, number: int) -> None:
+        """Pass a signal on to the processes under watch, as an init does."""
+        for tracked in self.tracked.values():
+            if tracked.pid is not None:
+                _send(tracked.pid, number)
+
+    def stop(self, grace: float) -> None:
+        """End every process below the agent: raylet first, so that it can drain (``grace`` seconds at the
+        most), then the rest, then by force; returns when none is left or nothing more can be done.
+
+        The rest gets half a second only: without raylet and GCS there is nothing that it could still do,
+        and Ray's monitor waits for minutes for a GCS that is gone.
+        """
+        self._end(Role.RAYLET, time.monotonic() + grace)
+        for pid in _below_us():
+            _send(pid, signal.SIGTERM)
+        _wait_until_gone(time.monotonic() + 0.5)
+        by_force_until = time.monotonic() + 3.0
+        while _below_us() and time.monotonic() < by_force_until:
+            for pid in _below_us():
+                _send(pid, signal.SIGKILL)
+            _wait_until_gone(time.monotonic() + 0.1)
+        for tracked in self.tracked.values():
+            if tracked.pidfd is not None:
+                os.close(tracked.pidfd)
+        self.tracked.clear()
+        self.ray_start = None
+
+    def _end(self, role: Role, deadline: float) -> None:
+        tracked = self.tracked.get(role)
+        if tracked is None or tracked.pid is None:
+            return
+        _send(tracked.pid, signal.SIGTERM)
+        while time.monotonic() < deadline and processes.read_stat(tracked.pid) is not None:
+            if not _dead_children() and tracked.pidfd is not None:
+                _is_readable(tracked.pidfd, 0.02)
+
+
+def _leave_reaping_to_us(child: subprocess.Popen[bytes]) -> None:
+    """Keep subprocess from waiting for this child: the loop reaps every child itself."""
+    child.returncode = 0
+
+
+def _open_pidfd(pid: int) -> Optional[int]:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _is_readable(descriptor: int, timeout: float = 0.0) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(timeout * 1000))
+
+
+def _dead_children() -> List[Tuple[int, int]]:
+    found = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if pid == 0:
+            return found
+        found.append((pid, status))
+
+
+def _below_us() -> List[int]:
+    stats: Mapping[int, processes.ProcStat] = processes.all_stats()
+    return [pid for pid in processes.descendants(os.getpid(), stats) if stats[pid].state != "Z"]
+
+
+def _wait_until_gone(deadline: float) -> None:
+    while time.monotonic() < deadline:
+        _dead_children()
+        if not _below_us():
+            return
+        time.sleep(0.02)
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

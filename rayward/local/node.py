@@ -1,0 +1,416 @@
+"""The node process of one cluster on this machine: makes what is into what should be, again and again.
+
+Reads the cluster's objects, asks the planner what follows, and carries it out: creates and ends Pods, keeps
+their hosts files current, writes status. It remembers nothing that it could not read again, so it may be
+killed at any time; Pods go on without it, and the next one takes over where it was.
+
+Run as ``python -m rayward.local.node FOLDER``; ends by itself when the cluster is taken down.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+import traceback
+import uuid
+from pathlib import Path
+from typing import Any
+
+from rayward.errors import RaywardError
+from rayward.local import names
+from rayward.local.addresses import FIRST_HOST_PORT, LAST_HOST_PORT, host_place, pick_address
+from rayward.local.network import Fabric
+from rayward.local.pod_process import PodProcess, host_port_is_free
+from rayward.local.state import (
+    NAMESPACE,
+    ClusterFolder,
+    Manifest,
+    own_start_time,
+    read_json,
+    write_json,
+)
+from rayward.plan.reconcile import Observed, reconcile
+from rayward.plan.settings import Settings
+from rayward.plan.workloads import endpoints, reconcile_workload
+
+_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+_WORKLOADS = ("Deployment", "StatefulSet", "Job")
+_KEPT_EVENTS = 500
+_BUSY_PAUSE, _QUIET_PAUSE, _BUSY_FOR = 0.05, 0.4, 10.0
+
+
+def now_text() -> str:
+    """The time as Kubernetes writes it."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Node:
+    """Everything of one cluster that runs. One ``cycle`` looks at all of it once."""
+
+    def __init__(self, folder: ClusterFolder) -> None:
+        self.folder = folder
+        self.settings = Settings()
+        self.host_mode = folder.setting("mode") == "host"
+        self.fabric = None if self.host_mode else Fabric(folder.name, folder.setting("subnet"))
+        self._processes: dict[str, PodProcess] = {}
+        self._stop = threading.Event()
+        self._changed = True
+
+    # -- the loop --------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Cycle until the cluster is down or this process is told to end (Pods then go on)."""
+        signal.signal(signal.SIGTERM, lambda _number, _frame: self._stop.set())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        write_json(self.folder.path / "node.json", {"pid": os.getpid(), "start_time": own_start_time()})
+        busy_until = time.monotonic() + _BUSY_FOR
+        while not self._stop.is_set():
+            self._changed = False
+            try:
+                with self.folder.locked():
+                    done = self.cycle()
+            except Exception:  # one bad cycle must not end the node: the next looks at everything afresh
+                traceback.print_exc()
+                done, self._changed = False, False
+                self._stop.wait(1.0)
+            if done:
+                return
+            if self._changed:
+                busy_until = time.monotonic() + _BUSY_FOR
+            self._stop.wait(_BUSY_PAUSE if time.monotonic() < busy_until else _QUIET_PAUSE)
+
+    def cycle(self) -> bool:
+        """Look at everything once and take every step that can be taken; True when the cluster is down."""
+        going_down = bool(self.folder.setting("down"))
+        if going_down:
+            self._take_down()
+        pods = self._observed_pods()
+        for cluster in self.folder.list("RayCluster"):
+            self._reconcile_ray_cluster(cluster, pods)
+        for kind in _WORKLOADS:
+            for workload in self.folder.list(kind):
+                self._reconcile_workload(workload, pods)
+        self._collect_orphans()
+        self._run_pods()
+        self._write_hosts()
+        return going_down and not self.folder.list("Pod") and not self.folder.list("RayCluster")
+
+    # -- objects ---------------------------------------------------------------------------------------
+
+    def _observed_pods(self) -> list[Manifest]:
+        return [self._with_status(pod) for pod in self.folder.list("Pod")]
+
+    def _with_status(self, pod: Manifest) -> Manifest:
+        process = self._process(pod)
+        status = dict(process.status())
+        if process.started and not process.alive() and status.get("phase") not in ("Succeeded", "Failed"):
+            status.update(phase="Failed", reason="PodProcessDied", conditions=[])
+        return {**pod, "status": status or {"phase": "Pending"}}
+
+    def _process(self, pod: Manifest) -> PodProcess:
+        name = pod["metadata"]["name"]
+        found = self._processes.get(name)
+        if found is None:
+            found = self._processes[name] = PodProcess(self.folder.pods / name)
+        return found
+
+    def _owned(self, objects: list[Manifest], owner: Manifest) -> tuple[Manifest, ...]:
+        uid = owner["metadata"]["uid"]
+        return tuple(item for item in objects if uid in _owner_uids(item))
+
+    def _reconcile_ray_cluster(self, cluster: Manifest, pods: list[Manifest]) -> None:
+        name = cluster["metadata"]["name"]
+        label = [pod for pod in pods if pod["metadata"].get("labels", {}).get("ray.io/cluster") == name]
+        jobs = self._owned(self.folder.list("Job"), cluster)
+        job_uids = {job["metadata"]["uid"] for job in jobs}
+        observed = Observed(
+            pods=tuple(pod for pod in label if not job_uids & _owner_uids(pod)),
+            services=self._owned(self.folder.list("Service"), cluster),
+            jobs=jobs,
+            pvcs=tuple(self.folder.list("PersistentVolumeClaim")),
+        )
+        plan = reconcile(cluster, observed, self.settings, time.time())
+        self._carry_out(plan, cluster)
+        if plan.remove_cluster:
+            self.folder.drop("RayCluster", name)
+            self._changed = True
+
+    def _reconcile_workload(self, workload: Manifest, pods: list[Manifest]) -> None:
+        plan = reconcile_workload(workload, self._owned(pods, workload), time.time())
+        self._carry_out(plan, workload)
+
+    def _carry_out(self, plan: Any, subject: Manifest) -> None:
+        for manifest in plan.create:
+            self._create(manifest)
+        for reference in plan.delete:
+            self._delete(reference.kind, reference.name)
+        changed = dict(subject)
+        if plan.finalizers is not None:
+            changed["metadata"] = {**subject["metadata"], "finalizers": list(plan.finalizers)}
+        if plan.status:
+            changed["status"] = plan.status
+        if changed != subject:
+            self.folder.put(changed)
+            self._changed = True
+        for event in plan.events:
+            self._event(event.type, event.reason, event.message, subject)
+
+    def _create(self, manifest: Manifest) -> None:
+        metadata = dict(manifest["metadata"])
+        if "name" not in metadata:
+            letters = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
+            metadata["name"] = metadata["generateName"] + letters
+        if self.folder.get(manifest["kind"], metadata["name"]) is not None:
+            return
+        metadata.setdefault("namespace", NAMESPACE)
+        metadata.setdefault("uid", str(uuid.uuid4()))
+        metadata.setdefault("creationTimestamp", now_text())
+        self.folder.put({**manifest, "metadata": metadata})
+        self._changed = True
+
+    def _delete(self, kind: str, name: str) -> None:
+        found = self.folder.get(kind, name)
+        if found is None or found["metadata"].get("deletionTimestamp"):
+            return
+        if kind in ("Pod", "RayCluster"):
+            found["metadata"]["deletionTimestamp"] = now_text()
+            self.folder.put(found)
+        else:
+            self.folder.drop(kind, name)
+        self._changed = True
+
+    def _collect_orphans(self) -> None:
+        """Delete what belonged to an object that is gone, as Kubernetes' garbage collector does."""
+        kinds = self.folder.kinds()
+        objects = {kind: self.folder.list(kind) for kind in kinds if kind not in ("ConfigMap", "Secret")}
+        uids = {item["metadata"].get("uid") for items in objects.values() for item in items}
+        for kind, items in objects.items():
+            for item in items:
+                owners = _owner_uids(item)
+                if owners and not owners & uids:
+                    self._delete(kind, item["metadata"]["name"])
+
+    def _take_down(self) -> None:
+        """Ray clusters first, for their cleanup Job may need a Redis that runs here; then the rest."""
+        clusters = self.folder.list("RayCluster")
+        for cluster in clusters:
+            self._delete("RayCluster", cluster["metadata"]["name"])
+        if clusters:
+            return
+        for kind in _WORKLOADS:
+            for workload in self.folder.list(kind):
+                self.folder.drop(kind, workload["metadata"]["name"])
+        for pod in self.folder.list("Pod"):
+            self._delete("Pod", pod["metadata"]["name"])
+
+    def _event(self, kind: str, reason: str, message: str, about: Manifest) -> None:
+        path = self.folder.path / "events.json"
+        events = read_json(path) or []
+        entry = {
+            "type": kind,
+            "reason": reason,
+            "message": message,
+            "kind": about["kind"],
+            "name": about["metadata"]["name"],
+        }
+        if events and {**events[-1], "time": None, "count": None} == {**entry, "time": None, "count": None}:
+            events[-1].update(time=now_text(), count=events[-1]["count"] + 1)
+        else:
+            events.append({**entry, "time": now_text(), "count": 1})
+        write_json(path, events[-_KEPT_EVENTS:])
+
+    # -- Pods ------------------------------------------------------------------------------------------
+
+    def _run_pods(self) -> None:
+        for pod in self.folder.list("Pod"):
+            process = self._process(pod)
+            if pod["metadata"].get("deletionTimestamp"):
+                self._end_pod(pod, process)
+            elif not process.started:
+                self._start_pod(pod, process)
+
+    def _end_pod(self, pod: Manifest, process: PodProcess) -> None:
+        name = pod["metadata"]["name"]
+        asked = process.folder / "asked-to-end"
+        if process.started and process.alive():
+            if not asked.exists():
+                if self.folder.setting("down"):
+                    (process.folder / "grace").write_text("3", encoding="ascii")
+                asked.touch()
+                process.terminate()
+            return
+        process.remove()
+        self._processes.pop(name, None)
+        self.folder.drop("Pod", name)
+        self._changed = True
+
+    def _start_pod(self, pod: Manifest, process: PodProcess) -> None:
+        try:
+            process.start(self._pod_settings(pod), self.fabric)
+        except (RaywardError, OSError) as error:
+            self._event("Warning", "FailedToStartPod", str(error), pod)
+            print(f"{pod['metadata']['name']}: {error}", file=sys.stderr, flush=True)
+        self._changed = True
+
+    def _pod_settings(self, pod: Manifest) -> Manifest:
+        name = pod["metadata"]["name"]
+        address = self._address(pod)
+        common = {
+            "pod": pod,
+            "cluster": self.folder.name,
+            "objects": str(self.folder.objects),
+            "claims": str(self.folder.claims),
+            "hosts": str(self.folder.pods / name / "hosts"),
+            "wake": None,
+        }
+        (self.folder.pods / name).mkdir(exist_ok=True)
+        if self.host_mode:
+            place = self._host_place(pod, address)
+            return {
+                **common,
+                "mode": "host",
+                "substitutions": self._substitutions(pod, place["ports"]),
+                "host": place,
+            }
+        self._write_hosts_of(pod, self._services_with_endpoints())
+        subnet = str(self.folder.setting("subnet"))
+        return {
+            **common,
+            "mode": "namespaces",
+            "network": {
+                "address": address,
+                "prefix": int(subnet.rpartition("/")[2]),
+                "gateway": pick_address(subnet, ()).rpartition(".")[0] + ".1",
+            },
+        }
+
+    def _address(self, pod: Manifest) -> str:
+        """A Pod's address; a head gets its predecessor's, so that nobody has to learn a new one."""
+        book = self.folder.setting("addresses") or {}
+        name = pod["metadata"]["name"]
+        if name in book:
+            return str(book[name])
+        living = {item["metadata"]["name"] for item in self.folder.list("Pod")}
+        book = {key: value for key, value in book.items() if key in living or key.startswith("role:")}
+        role = _lasting_role(pod)
+        taken = [address for key, address in book.items() if key in living]
+        before = book.get(role) if role else None
+        book[name] = pick_address(str(self.folder.setting("subnet")), taken, before)
+        if role:
+            book[role] = book[name]
+        self.folder.set(addresses=book)
+        return str(book[name])
+
+    def _host_place(self, pod: Manifest, address: str) -> Manifest:
+        places = self.folder.setting("places") or {}
+        key = _lasting_role(pod) or pod["metadata"]["name"]
+        if key not in places:
+            labels = pod["metadata"].get("labels", {})
+            taken = {port for place in places.values() for port in place["ports"].values()}
+            place = host_place(
+                address,
+                _container_ports(pod),
+                labels.get("ray.io/node-type") if labels.get("ray.io/is-ray-node") == "yes" else None,
+                len(places),
+                str(self.folder.setting("temp_dir")),
+                lambda: _free_port(taken),
+            )
+            places[key] = {
+                "address": place.address,
+                "ports": dict(place.ports),
+                "ray_start_args": list(place.ray_start_args),
+            }
+            self.folder.set(places=places)
+        found: Manifest = {**places[key], "address": address}
+        return found
+
+    def _substitutions(self, pod: Manifest, own_ports: dict[str, int]) -> dict[str, str]:
+        services = []
+        pods = self.folder.list("Pod")
+        for service in self.folder.list("Service"):
+            backend = next((item for item in pods if _selected(service, item)), None)
+            place = None
+            if backend is not None:
+                found = self._host_place(backend, self._address(backend))
+                place = (str(found["address"]), found["ports"])
+            services.append((service, place))
+        texts = names.substitutions(services, NAMESPACE)
+        address = self._address(pod)
+        texts.update({f"127.0.0.1:{port}": f"{address}:{host}" for port, host in own_ports.items()})
+        return texts
+
+    def _write_hosts(self) -> None:
+        if self.host_mode:
+            return
+        services = self._services_with_endpoints()
+        for pod in self.folder.list("Pod"):
+            if (self.folder.pods / pod["metadata"]["name"] / "hosts").exists():
+                self._write_hosts_of(pod, services)
+
+    def _services_with_endpoints(self) -> list[tuple[Manifest, tuple[str, ...]]]:
+        pods = self._observed_pods()
+        return [(service, tuple(endpoints(service, pods))) for service in self.folder.list("Service")]
+
+    def _write_hosts_of(self, pod: Manifest, services: list[tuple[Manifest, tuple[str, ...]]]) -> None:
+        text = names.hosts_file(pod["metadata"]["name"], self._address(pod), services, NAMESPACE)
+        path = self.folder.pods / pod["metadata"]["name"] / "hosts"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            # In place, for the Pod has this very file mounted; one write, so that nobody reads half of it.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.pwrite(descriptor, text.encode(), 0)
+                os.ftruncate(descriptor, len(text.encode()))
+            finally:
+                os.close(descriptor)
+            self._changed = True
+
+
+def _owner_uids(manifest: Manifest) -> set[str]:
+    return {str(owner["uid"]) for owner in manifest["metadata"].get("ownerReferences", ())}
+
+
+def _lasting_role(pod: Manifest) -> str | None:
+    labels = pod["metadata"].get("labels", {})
+    if labels.get("ray.io/node-type") == "head":
+        return f"role:{labels.get('ray.io/cluster')}/head"
+    return None
+
+
+def _selected(service: Manifest, pod: Manifest) -> bool:
+    selector = service["spec"].get("selector") or {}
+    labels = pod["metadata"].get("labels", {})
+    gone = bool(pod["metadata"].get("deletionTimestamp"))
+    return bool(selector) and not gone and all(labels.get(key) == value for key, value in selector.items())
+
+
+def _container_ports(pod: Manifest) -> list[int]:
+    containers = pod["spec"].get("containers", ())
+    return [port["containerPort"] for container in containers for port in container.get("ports", ())]
+
+
+def _free_port(taken: set[int]) -> int:
+    for _ in range(1000):
+        port = FIRST_HOST_PORT + secrets.randbelow(LAST_HOST_PORT - FIRST_HOST_PORT)
+        if port not in taken and host_port_is_free(port):
+            taken.add(port)
+            return port
+    raise RaywardError("no free port on this host", where=f"{FIRST_HOST_PORT}-{LAST_HOST_PORT}")
+
+
+def main() -> int:
+    """Entry point of the node process."""
+    folder = ClusterFolder(Path(sys.argv[1]))
+    with folder.node_lock() as free:
+        if not free:
+            return 0
+        Node(folder).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""How far a cluster has come, read off its objects: ready, still on its way, or stuck and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Manifest = dict[str, Any]
+
+# Waiting reasons that do not pass by themselves within the patience of somebody who waits at a prompt.
+_STUCK = {
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+}
+
+
+@dataclass(frozen=True)
+class PodState:
+    """One Pod in a line: what ``get pods`` shows of it."""
+
+    name: str
+    ready: int
+    containers: int
+    status: str
+    restarts: int
+    message: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all of the Pod's containers are ready (or have done their work)."""
+        return self.status == "Completed" or (self.status == "Running" and self.ready == self.containers)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All Pods, whether the cluster is ready, and why it will not be (empty while it may)."""
+
+    pods: tuple[PodState, ...]
+    ready: bool
+    stuck: str = ""
+
+
+def pod_state(pod: Manifest) -> PodState:
+    """The state of one Pod, worded as kubectl words it."""
+    status = pod.get("status") or {}
+    containers = status.get("containerStatuses") or []
+    shown, message = str(status.get("phase", "Pending")), str(status.get("message", ""))
+    for entry in [*(status.get("initContainerStatuses") or []), *containers]:
+        state = entry.get("state") or {}
+        waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+        if waiting.get("reason") and waiting["reason"] not in ("PodInitializing", "ContainerCreating"):
+            shown, message = waiting["reason"], waiting.get("message", "") or _last_words(entry)
+            break
+        if ended and shown not in ("Succeeded", "Failed") and ended.get("reason") != "Completed":
+            shown, message = ended.get("reason", "Error"), ended.get("message", "")
+    if shown == "Succeeded":
+        shown = "Completed"
+    if pod["metadata"].get("deletionTimestamp"):
+        shown = "Terminating"
+    return PodState(
+        name=pod["metadata"]["name"],
+        ready=sum(bool(entry.get("ready")) for entry in containers),
+        containers=len(pod["spec"]["containers"]),
+        status=shown,
+        restarts=sum(int(entry.get("restartCount", 0)) for entry in containers),
+        message=str(message or status.get("reason", "")).strip(),
+    )
+
+
+def _last_words(entry: Manifest) -> str:
+    return str(((entry.get("lastState") or {}).get("terminated") or {}).get("message", ""))
+
+
+def assess(pods: Sequence[Manifest], ray_clusters: Iterable[Manifest], workloads: Iterable[Manifest]) -> Progress:
+    """Whether everything that was asked for runs."""
+    states = tuple(pod_state(pod) for pod in pods)
+    stuck = next((state for state in states if state.status in _STUCK), None)
+    clusters_ready = all((cluster.get("status") or {}).get("state") == "ready" for cluster in ray_clusters)
+    wanted = sum(int(item["spec"].get("replicas", 1)) for item in workloads)
+    ready = clusters_ready and len(states) >= wanted and all(state.is_ready for state in states)
+    if stuck is None:
+        return Progress(states, ready)
+    words = stuck.message.splitlines()
+    return Progress(states, False, f"{stuck.name}: {stuck.status}" + (f": {words[-1]}" if words else ""))

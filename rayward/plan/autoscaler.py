@@ -1,0 +1,68 @@
+"""The sidecar that runs Ray's autoscaler in the head Pod.
+
+Only puts the container together; the account and rights that it needs are a shell's business.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from rayward.api.raycluster import AutoscalerOptions, RayCluster
+
+Raw = dict[str, Any]
+LOGS_VOLUME = "ray-logs"
+
+
+def add_sidecar(cluster: RayCluster, spec: Raw, ray: Raw) -> None:
+    """Append the autoscaler to the head Pod's ``spec``; it reads Ray's logs through a shared volume."""
+    options = cluster.spec.autoscaler_options or AutoscalerOptions()
+    start = (
+        "ray kuberay-autoscaler --cluster-name $(RAY_CLUSTER_NAME)"
+        " --cluster-namespace $(RAY_CLUSTER_NAMESPACE)"
+    )
+    sidecar: Raw = {
+        "name": "autoscaler",
+        "image": options.image or ray["image"],
+        "imagePullPolicy": options.image_pull_policy or "IfNotPresent",
+        "command": options.command or ["/bin/bash", "-c", "--"],
+        "args": options.args or [start],
+        "env": [*_environment(start), *copy.deepcopy(options.env)],
+        "resources": copy.deepcopy(options.resources) or _default_resources(),
+        "volumeMounts": [
+            {"name": LOGS_VOLUME, "mountPath": "/tmp/ray"},
+            *copy.deepcopy(options.volume_mounts),
+        ],
+    }
+    if options.env_from:
+        sidecar["envFrom"] = copy.deepcopy(options.env_from)
+    if options.security_context:
+        sidecar["securityContext"] = copy.deepcopy(options.security_context)
+    mounts = ray.setdefault("volumeMounts", [])
+    if all(mount.get("mountPath") != "/tmp/ray" for mount in mounts):
+        spec.setdefault("volumes", []).append({"name": LOGS_VOLUME, "emptyDir": {}})
+        mounts.append({"name": LOGS_VOLUME, "mountPath": "/tmp/ray"})
+    else:
+        shared = next(mount for mount in mounts if mount.get("mountPath") == "/tmp/ray")
+        sidecar["volumeMounts"][0] = {"name": shared["name"], "mountPath": "/tmp/ray"}
+    spec["containers"].append(sidecar)
+    if not spec.get("serviceAccountName"):
+        spec["serviceAccountName"] = cluster.name
+
+
+def _environment(start: str) -> list[Raw]:
+    def from_pod(name: str, path: str) -> Raw:
+        return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+    return [
+        from_pod("RAY_CLUSTER_NAME", "metadata.labels['ray.io/cluster']"),
+        from_pod("RAY_CLUSTER_NAMESPACE", "metadata.namespace"),
+        from_pod("RAY_HEAD_POD_NAME", "metadata.name"),
+        {"name": "KUBERAY_CRD_VER", "value": "v1"},
+        {"name": "KUBERAY_GEN_AUTOSCALER_START_CMD", "value": start},
+    ]
+
+
+def _default_resources() -> Raw:
+    amount = {"cpu": "500m", "memory": "512Mi"}
+    return {"limits": dict(amount), "requests": dict(amount)}

@@ -1,0 +1,55 @@
+"""The Job that removes a deleted cluster's keys from Redis.
+
+It reuses the head's image, environment and placement, for those are known to reach that Redis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayward.api.raycluster import RayCluster
+from rayward.plan import names
+from rayward.plan.pods import AGENT_VOLUME, add_agent_volume, head_pod
+from rayward.plan.settings import Settings
+
+Raw = dict[str, Any]
+DEADLINE_S = 300
+_OF_THE_SERVER = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "ports")
+
+
+def cleanup_job(cluster: RayCluster, settings: Settings) -> Raw:
+    """One try of at most DEADLINE_S seconds; the cleaner itself retries a Redis that is away."""
+    pod = head_pod(cluster, settings)
+    labels = {**pod["metadata"]["labels"], names.NODE_TYPE: names.REDIS_CLEANUP}
+    annotations = pod["metadata"]["annotations"]
+    spec: Raw = pod["spec"]
+    container: Raw = spec["containers"][0]
+    for field in _OF_THE_SERVER:
+        container.pop(field, None)
+    container["command"] = [settings.agent_image_python, "/opt/rayward/agent.zip", "store-cleanup"]
+    container.pop("args", None)
+    amount = {"cpu": "200m", "memory": "256Mi"}
+    container["resources"] = {"limits": dict(amount), "requests": dict(amount)}
+    if all(volume["name"] != AGENT_VOLUME for volume in spec.get("volumes") or ()):
+        add_agent_volume(spec, container)
+    spec["containers"] = [container]
+    spec["restartPolicy"] = "Never"
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": names.cleanup_job_name(cluster.name),
+            "namespace": cluster.namespace,
+            "labels": dict(labels),
+            "annotations": dict(annotations),
+            "ownerReferences": [names.owner_reference(cluster)],
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": DEADLINE_S,
+            "template": {
+                "metadata": {"labels": dict(labels), "annotations": dict(annotations)},
+                "spec": spec,
+            },
+        },
+    }

@@ -1,0 +1,83 @@
+"""What a Pod's status says about it: alive, lost, ready, old.
+
+Reads raw Pods of any kind; decides nothing about clusters.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+Raw = dict[str, Any]
+
+
+def is_terminating(pod: Raw) -> bool:
+    """Whether its deletion was asked for."""
+    return bool(pod["metadata"].get("deletionTimestamp"))
+
+
+def phase(pod: Raw) -> str:
+    return str((pod.get("status") or {}).get("phase") or "Pending")
+
+
+def condition(pod: Raw, kind: str) -> Raw | None:
+    """The condition of that type, None when there is none."""
+    for item in (pod.get("status") or {}).get("conditions") or ():
+        if item.get("type") == kind:
+            return dict(item)
+    return None
+
+
+def is_ready(pod: Raw) -> bool:
+    """Running, all containers ready, and not on its way out."""
+    ready = condition(pod, "Ready")
+    return (
+        phase(pod) == "Running"
+        and not is_terminating(pod)
+        and ready is not None
+        and ready["status"] == "True"
+    )
+
+
+def ray_container_state(pod: Raw) -> Raw:
+    """The state of the first container of the spec: one of running, waiting, terminated, or empty."""
+    name = pod["spec"]["containers"][0]["name"]
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        if status.get("name") == name:
+            return dict(status.get("state") or {})
+    return {}
+
+
+def should_delete(pod: Raw) -> str | None:
+    """Why this Ray Pod can never serve again and must be replaced; None to keep it.
+
+    A Pod that the node can still restart in place is kept, however unhealthy it looks.
+    """
+    if is_terminating(pod):
+        return None
+    if phase(pod) in ("Failed", "Succeeded"):
+        return f"the Pod is {phase(pod)}, which is final"
+    never = pod["spec"].get("restartPolicy", "Always") == "Never"
+    if phase(pod) == "Running" and never and "terminated" in ray_container_state(pod):
+        return "its Ray container ended and restartPolicy is Never"
+    return None
+
+
+def age_key(pod: Raw) -> tuple[str, str]:
+    """Sorts oldest first; names decide between Pods of the same second."""
+    return (str(pod["metadata"].get("creationTimestamp") or ""), pod["metadata"]["name"])
+
+
+def timestamp(now: float) -> str:
+    """Seconds since the epoch as Kubernetes writes times, to the second, in UTC."""
+    return datetime.fromtimestamp(int(now), tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds(text: str | None) -> float | None:
+    """A Kubernetes time as seconds since the epoch; None when it is absent or unreadable."""
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None

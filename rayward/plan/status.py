@@ -1,0 +1,227 @@
+"""The status of a RayCluster, recomputed in full from what exists and equal when nothing changed.
+
+Unlike the operator it follows, ``state`` is ``ready`` only while that is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from rayward.api.quantity import format_bytes, format_count, parse_quantity
+from rayward.api.raycluster import RayCluster
+from rayward.plan import names
+from rayward.plan.outcome import ObjectRef, Observed, Raw
+from rayward.plan.pod_state import age_key, condition, is_ready, is_terminating, phase, timestamp
+from rayward.plan.ray_start import is_gpu
+from rayward.plan.settings import Settings
+
+INT32 = 2**31 - 1
+
+
+def cluster_status(
+    cluster: RayCluster,
+    observed: Observed,
+    settings: Settings,
+    now: float,
+    *,
+    create_pending: bool,
+    deleting: Sequence[ObjectRef],
+) -> Raw:
+    """The new status. ``create_pending`` and ``deleting`` say what this pass is about to change:
+    a cluster with steps left is not ready."""
+    old = cluster.status
+    gone = {found.name for found in deleting}
+    pods = [pod for pod in observed.pods if pod["metadata"]["name"] not in gone]
+    heads = sorted(_of_type(pods, names.HEAD), key=lambda pod: (not is_ready(pod), age_key(pod)))
+    head = heads[0] if heads else None
+    workers = _of_type(pods, names.WORKER)
+    desired = sum(group.desired_replicas * group.hosts for group in cluster.workers)
+    all_ready = not create_pending and len(heads) == 1 and len(workers) == desired
+    all_ready = all_ready and all(is_ready(pod) for pod in (*heads, *workers))
+    ray_pods = [pod for pod in observed.pods if names.node_type(pod) in (names.HEAD, names.WORKER)]
+    status: Raw = {
+        "state": "",
+        "head": _head(cluster, head, observed),
+        "endpoints": _endpoints(cluster, observed),
+        "readyWorkerReplicas": sum(map(is_ready, workers)),
+        "availableWorkerReplicas": sum(phase(pod) == "Running" for pod in workers),
+        "desiredWorkerReplicas": min(desired, INT32),
+        "minWorkerReplicas": min(sum(group.minimum * group.hosts for group in cluster.workers), INT32),
+        "maxWorkerReplicas": min(sum(group.maximum * group.hosts for group in cluster.workers), INT32),
+        **desired_resources(cluster),
+        "observedGeneration": cluster.metadata.generation,
+    }
+    conditions = _Conditions(old.get("conditions") or (), timestamp(now))
+    _head_condition(conditions, head)
+    _provisioned(conditions, all_ready=all_ready)
+    suspended = _suspension(conditions, bool(cluster.spec.suspend), bool(ray_pods))
+    status["state"] = (
+        "suspended" if suspended else ("ready" if all_ready and not cluster.spec.suspend else "")
+    )
+    status["conditions"] = conditions.result()
+    return _with_times(status, old, timestamp(now))
+
+
+def is_provisioned(status: Raw) -> bool:
+    """Whether all Pods of the cluster have been ready at the same time once."""
+    return any(
+        item.get("type") == "RayClusterProvisioned" and item.get("status") == "True"
+        for item in status.get("conditions") or ()
+    )
+
+
+def desired_resources(cluster: RayCluster) -> dict[str, str]:
+    """What all Pods together ask for; limits count before requests, as for Kubernetes' scheduler they
+    are what Ray is told."""
+    total = {
+        "desiredCPU": Fraction(0),
+        "desiredMemory": Fraction(0),
+        "desiredGPU": Fraction(0),
+        "desiredTPU": Fraction(0),
+    }
+    groups = [(cluster.head.template, 1)]
+    groups += [(group.template, group.desired_replicas * group.hosts) for group in cluster.workers]
+    for template, count in groups:
+        for container in template["spec"]["containers"]:
+            resources = container.get("resources") or {}
+            amounts = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+            for name, amount in amounts.items():
+                field = _field_of(name)
+                if field is not None:
+                    total[field] += parse_quantity(amount) * count
+    formats = dict.fromkeys(total, format_count) | {"desiredMemory": format_bytes}
+    return {field: formats[field](amount) for field, amount in total.items()}
+
+
+def _field_of(resource: str) -> str | None:
+    if is_gpu(resource):
+        return "desiredGPU"
+    return {"cpu": "desiredCPU", "memory": "desiredMemory", "google.com/tpu": "desiredTPU"}.get(resource)
+
+
+def _of_type(pods: list[Raw], node_type: str) -> list[Raw]:
+    return [pod for pod in pods if names.node_type(pod) == node_type and not is_terminating(pod)]
+
+
+def _service(cluster: RayCluster, observed: Observed) -> Raw | None:
+    name = names.head_service_name(cluster)
+    return next((found for found in observed.services if found["metadata"]["name"] == name), None)
+
+
+def _head(cluster: RayCluster, head: Raw | None, observed: Observed) -> Raw:
+    service = _service(cluster, observed)
+    address = str(((head or {}).get("status") or {}).get("podIP") or "")
+    cluster_ip = str(((service or {}).get("spec") or {}).get("clusterIP") or "")
+    return {
+        "podIP": address,
+        "podName": head["metadata"]["name"] if head else "",
+        "serviceIP": address if cluster_ip in ("", "None") else cluster_ip,
+        "serviceName": service["metadata"]["name"] if service else "",
+    }
+
+
+def _endpoints(cluster: RayCluster, observed: Observed) -> dict[str, str]:
+    service = _service(cluster, observed)
+    ports = ((service or {}).get("spec") or {}).get("ports") or ()
+    found = {}
+    for port in ports:
+        number = port.get("nodePort") or port.get("targetPort") or port["port"]
+        found[str(port.get("name") or f"{port['port']}-port")] = str(number)
+    return found
+
+
+class _Conditions:
+    """Conditions whose transition time moves only when their status does."""
+
+    def __init__(self, old: Sequence[Raw], now: str) -> None:
+        self._found = {str(item["type"]): dict(item) for item in old}
+        self._now = now
+
+    def set(self, kind: str, status: str, reason: str, message: str = "") -> None:
+        before = self._found.get(kind)
+        unchanged = before is not None and before.get("status") == status
+        moment = before["lastTransitionTime"] if before is not None and unchanged else self._now
+        self._found[kind] = {
+            "type": kind,
+            "status": status,
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": moment,
+        }
+
+    def is_true(self, kind: str) -> bool:
+        return self._found.get(kind, {}).get("status") == "True"
+
+    def result(self) -> list[Raw]:
+        return [self._found[kind] for kind in sorted(self._found)]
+
+
+def _head_condition(conditions: _Conditions, head: Raw | None) -> None:
+    if head is None:
+        conditions.set("HeadPodReady", "False", "HeadPodNotFound", "There is no head Pod")
+        return
+    ready = condition(head, "Ready")
+    if ready is None:
+        conditions.set("HeadPodReady", "False", "Unknown", "The head Pod has not reported yet")
+        return
+    reason, message = str(ready.get("reason") or ""), str(ready.get("message") or "")
+    if ready["status"] == "True":
+        conditions.set("HeadPodReady", "True", reason or "HeadPodRunningAndReady", message)
+        return
+    if reason in ("", "ContainersNotReady"):
+        reason, message = _container_reason(head) or (reason or "Unknown", message)
+    conditions.set("HeadPodReady", "False", reason, message)
+
+
+def _container_reason(pod: Raw) -> tuple[str, str] | None:
+    """Why a container does not run, which says more than that it is not ready."""
+    for container in (pod.get("status") or {}).get("containerStatuses") or ():
+        for kind in ("waiting", "terminated"):
+            state = (container.get("state") or {}).get(kind)
+            if state and state.get("reason"):
+                return str(state["reason"]), str(state.get("message") or "")
+    return None
+
+
+def _provisioned(conditions: _Conditions, *, all_ready: bool) -> None:
+    if all_ready and not conditions.is_true("RayClusterProvisioned"):
+        text = "All Ray Pods were ready together for the first time"
+        conditions.set("RayClusterProvisioned", "True", "AllPodRunningAndReadyFirstTime", text)
+    elif not conditions.is_true("RayClusterProvisioned"):
+        text = "Ray Pods are being started"
+        conditions.set("RayClusterProvisioned", "False", "RayClusterPodsProvisioning", text)
+
+
+def _suspension(conditions: _Conditions, wanted: bool, pods_left: bool) -> bool:
+    """The pair of suspend conditions; True while the cluster is suspended."""
+    suspending, suspended = "RayClusterSuspending", "RayClusterSuspended"
+    if wanted and pods_left:
+        conditions.set(suspending, "True", suspending)
+        conditions.set(suspended, "False", suspended)
+        return False
+    if wanted:
+        conditions.set(suspending, "False", suspending)
+        conditions.set(suspended, "True", suspended)
+        conditions.set(
+            "RayClusterProvisioned", "False", "RayClusterPodsProvisioning", "The cluster is suspended"
+        )
+        return True
+    for kind in (suspending, suspended):
+        if conditions.is_true(kind):
+            conditions.set(kind, "False", kind)
+    return False
+
+
+def _with_times(status: Raw, old: Raw, now: str) -> Raw:
+    """Add the times that say when this status and its state last changed."""
+    times = dict(old.get("stateTransitionTimes") or {})
+    if status["state"] and status["state"] != old.get("state"):
+        times[status["state"]] = now
+    status["stateTransitionTimes"] = times
+    ignored = ("lastUpdateTime",)
+    same = all(old.get(key) == value for key, value in status.items()) and not (
+        old.keys() - status.keys() - set(ignored)
+    )
+    status["lastUpdateTime"] = old["lastUpdateTime"] if same and "lastUpdateTime" in old else now
+    return status
