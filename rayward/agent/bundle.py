@@ -10,8 +10,8 @@ import importlib.metadata
 import importlib.util
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, Tuple
 
 from rayward.errors import RaywardError
 
@@ -22,12 +22,12 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MAIN = "import sys\nfrom rayward.agent.main import main\nsys.exit(main())\n"
 
 
-def _sources(folder: Path, prefix: str) -> Iterator[Tuple[str, bytes]]:
+def _sources(folder: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
     for path in sorted(folder.rglob("*.py")):
         yield f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes()
 
 
-def _library(name: str) -> Iterator[Tuple[str, bytes]]:
+def _library(name: str) -> Iterator[tuple[str, bytes]]:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise RaywardError(
@@ -40,7 +40,7 @@ def _library(name: str) -> Iterator[Tuple[str, bytes]]:
             yield f"licenses/{distribution}.txt", Path(str(file.locate())).read_bytes()
 
 
-def contents() -> Dict[str, bytes]:
+def contents() -> dict[str, bytes]:
     """Every file of the zip, by its path in it."""
     package = Path(__file__).resolve().parent.parent
     files = {"__main__.py": _MAIN.encode()}

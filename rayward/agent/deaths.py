@@ -10,23 +10,29 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Iterable, Optional, Tuple
 
 _COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _TAIL_BYTES = 16_384
-_SECRET = re.compile(r"(--redis[-_]password[= ]|redis_password=|rediss?://[^:@\s]*:)([^\s@]+)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(rediss?://)[^\s/]*(?=@)"  # up to the last @, for a password may hold one
+    r"|(--[\w-]*password\s+|password[\"']?\s*[=:]\s*|requirepass\s+)(\"[^\"]*\"|'[^']*'|[^\s,;]+)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class Death:
-    """One process's end. ``status`` is what waitpid gave, None where the process was not our child."""
+    """One process's end. ``status`` is what waitpid gave, None where the process was not our child;
+    ``was_stopped``: the agent ended it because somebody had stopped it."""
 
-    status: Optional[int]
+    status: int | None
     lived: float
     ended_by_agent: str = ""
+    was_stopped: bool = False
     out_of_memory: bool = False
-    last_lines: Tuple[str, ...] = ()
+    last_lines: tuple[str, ...] = ()
 
 
 def explain(death: Death) -> str:
@@ -48,19 +54,42 @@ def explain(death: Death) -> str:
     return f"exit code {os.WEXITSTATUS(death.status)}"
 
 
-def exit_code(status: Optional[int]) -> Optional[int]:
+def is_crash(death: Death, had_served: bool) -> bool:
+    """Whether a death counts towards a crash loop.
+
+    A process that did its work and was then killed or stopped from outside is not crashing, however often
+    that happens (drills and operators do it in a row): only starts that fail, aborts, faults, exits, lack
+    of memory and hangs tell of a process that will not live.
+    """
+    if not had_served:
+        return True
+    if death.ended_by_agent:
+        return not death.was_stopped
+    if death.status is None or death.out_of_memory:
+        return True
+    if os.WIFEXITED(death.status):
+        return os.WEXITSTATUS(death.status) != 0  # a GCS ends well only when it is told to
+    return os.WTERMSIG(death.status) not in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+def exit_code(status: int | None) -> int | None:
     """The exit code as a shell would show it (128 + signal), None where it is unknown."""
     if status is None:
         return None
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def without_secrets(line: str) -> str:
-    """A log line with passwords taken out: events are shown to people and kept in status output."""
-    return _SECRET.sub(lambda found: found.group(1) + "***", line)
+def without_secrets(line: str, secrets: Sequence[str] = ()) -> str:
+    """A log line with passwords taken out: events are shown to people and kept in status output.
+
+    ``secrets`` are the passwords that are known; what looks like one is taken out besides.
+    """
+    for secret in secrets:
+        line = line.replace(secret, "***")
+    return _SECRET.sub(lambda found: (found.group(1) or found.group(2)) + "***", line)
 
 
-def last_lines(paths: Iterable[str], count: int = 5) -> Tuple[str, ...]:
+def last_lines(paths: Iterable[str], count: int = 5, secrets: Sequence[str] = ()) -> tuple[str, ...]:
     """The last non-empty lines of the first file that has any, without secrets."""
     for path in paths:
         try:
@@ -72,7 +101,7 @@ def last_lines(paths: Iterable[str], count: int = 5) -> Tuple[str, ...]:
             continue
         lines = [line.rstrip() for line in text.splitlines() if line.strip()]
         if lines:
-            return tuple(without_secrets(line) for line in lines[-count:])
+            return tuple(without_secrets(line, secrets) for line in lines[-count:])
     return ()
 
 

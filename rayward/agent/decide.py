@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Optional, Tuple
 
 from rayward.agent.gcs_probe import Serving
 from rayward.agent.processes import Role
@@ -51,7 +50,7 @@ class Action:
 
     step: Step
     reason: str
-    role: Optional[Role] = None
+    role: Role | None = None
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,14 @@ class Observation:
     phase: Phase
     durable_store: bool = True
     store: StoreView = StoreView(checked=True)
-    remote_gcs: Optional[Serving] = None
-    start_exit_code: Optional[int] = None
+    remote_gcs: Serving | None = None
+    start_exit_code: int | None = None
     start_runs_for: float = 0.0
     failed_starts: int = 0
     since_failed_start: float = 0.0
     start_failure: str = ""
-    gcs: Optional[GcsView] = None
-    dead: Tuple[DeadProcess, ...] = ()
+    gcs: GcsView | None = None
+    dead: tuple[DeadProcess, ...] = ()
 
 
 class Verdict(enum.Enum):
@@ -115,7 +114,7 @@ class Verdict(enum.Enum):
     HUNG = "hung"
 
 
-def judge_gcs(gcs: GcsView, timing: Timing) -> Tuple[Verdict, str]:
+def judge_gcs(gcs: GcsView, timing: Timing) -> tuple[Verdict, str]:  # noqa: PLR0911 - one for each verdict
     """Tell a hung GCS from a busy one.
 
     Silence alone proves nothing: a GCS that loads 10,000 actors answers nobody for a while and must be
@@ -174,6 +173,9 @@ def _decide_start(seen: Observation, timing: Timing) -> Action:
     if seen.start_exit_code == 0:
         return Action(Step.ADOPT_NODE, "ray start is done")
     if seen.start_failure:
+        if seen.kind is Kind.WORKER and seen.remote_gcs is not Serving.SERVING:
+            # A head that went away meanwhile is no fault of this node: its tries are not used up.
+            return Action(Step.WAIT, f"ray start failed and the GCS is away: {seen.start_failure}")
         return _retry_node(seen, timing, Step.START_NODE, f"ray start failed: {seen.start_failure}")
     if seen.start_runs_for >= timing.start_limit * 2:
         return Action(Step.RESTART_NODE, f"ray start has not ended within {timing.start_limit * 2:g} s")

@@ -6,12 +6,13 @@ One line an event, the last ones in memory, never a secret (callers strip them).
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Deque, Dict, List, Optional, TextIO
+from typing import Any, TextIO
 
 KEPT = 200
 
@@ -25,17 +26,17 @@ class Event:
     message: str
     time: str
     monotonic: float
-    details: Dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class EventLog:
     """Keeps the last events and writes each as one line; safe to use from several threads."""
 
-    def __init__(self, prefix: str, stream: Optional[TextIO] = None) -> None:
+    def __init__(self, prefix: str, stream: TextIO | None = None) -> None:
         self._prefix = prefix
         self._stream = stream or sys.stdout
-        self._events: Deque[Event] = collections.deque(maxlen=KEPT)
-        self._counts: Dict[str, int] = {}
+        self._events: collections.deque[Event] = collections.deque(maxlen=KEPT)
+        self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def add(self, reason: str, message: str, **details: Any) -> Event:
@@ -46,15 +47,17 @@ class EventLog:
         with self._lock:
             self._events.append(event)
             self._counts[reason] = self._counts.get(reason, 0) + 1
-            print(f"{stamp} {self._prefix} {reason}: {message}", file=self._stream, flush=True)
+            # A log that cannot be written (reader gone, disk full) must not end the node.
+            with contextlib.suppress(OSError, ValueError):
+                print(f"{stamp} {self._prefix} {reason}: {message}", file=self._stream, flush=True)
         return event
 
-    def recent(self) -> List[Dict[str, Any]]:
+    def recent(self) -> list[dict[str, Any]]:
         """The kept events, oldest first, as plain data."""
         with self._lock:
             return [asdict(event) for event in self._events]
 
-    def counts(self) -> Dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """How many events of each reason there were since the agent started."""
         with self._lock:
             return dict(self._counts)

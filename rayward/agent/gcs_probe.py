@@ -18,7 +18,6 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
-from typing import Optional
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 MAIN_LOOP_READ = "/ray.rpc.NodeResourceInfoGcsService/GetDrainingNodes"
@@ -54,10 +53,21 @@ class Health:
     seconds: float
 
 
+def _string(text: str) -> bytes:
+    """An HPACK string without Huffman coding: length in a 7-bit prefix, then the bytes (RFC 7541, 5.2)."""
+    raw = text.encode()
+    if len(raw) < 0x7F:
+        return bytes([len(raw)]) + raw
+    head, rest = [0x7F], len(raw) - 0x7F
+    while rest >= 0x80:
+        head.append(rest % 0x80 + 0x80)
+        rest //= 0x80
+    return bytes([*head, rest]) + raw
+
+
 def _literal(name: str, value: str) -> bytes:
-    """An HPACK literal header field without indexing (RFC 7541, 6.2.2); lengths stay below 127."""
-    raw_name, raw_value = name.encode(), value.encode()
-    return b"\x00" + bytes([len(raw_name)]) + raw_name + bytes([len(raw_value)]) + raw_value
+    """An HPACK literal header field without indexing (RFC 7541, 6.2.2)."""
+    return b"\x00" + _string(name) + _string(value)
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -104,7 +114,7 @@ class _Exchange:
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
         self._deadline = deadline
-        self.health: Optional[int] = None
+        self.health: int | None = None
         self.loop_answered = False
         self.ended = ""
 
@@ -137,7 +147,7 @@ class _Exchange:
             self._take_answer(kind, flags, stream, payload)
 
     def _take_answer(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        answered = kind == _DATA or kind == _RST_STREAM or (kind == _HEADERS and bool(flags & _END_STREAM))
+        answered = kind in (_DATA, _RST_STREAM) or (kind == _HEADERS and bool(flags & _END_STREAM))
         if stream == _HEALTH_STREAM and answered and self.health is None:
             self.health = _health_status(payload[5:]) if kind == _DATA and len(payload) >= 5 else 0
         elif stream == _LOOP_STREAM and answered:
@@ -146,7 +156,7 @@ class _Exchange:
             self.loop_answered = True
 
 
-def check(host: str, port: int, timeout: float) -> Health:
+def check(host: str, port: int, timeout: float) -> Health:  # noqa: PLR0911 - one return for each finding
     """Probe the GCS on ``host:port``; never takes much longer than ``timeout`` seconds.
 
     Raises nothing: every failure is an answer.
@@ -164,9 +174,13 @@ def check(host: str, port: int, timeout: float) -> Health:
     except socket.timeout:
         if exchange is not None and exchange.health == _SERVING:
             return answer(Serving.LOOP_SILENT, f"its main loop gave no answer within {timeout:g} s")
+        if exchange is not None and exchange.health is not None:
+            return answer(Serving.NOT_SERVING, f"health status {exchange.health}")
         return answer(Serving.SILENT, f"no answer within {timeout:g} s")
     except OSError as error:
         return answer(Serving.REFUSED, (error.strerror or str(error)).lower())
+    except (UnicodeError, OverflowError) as error:  # a name or a port that no socket takes
+        return answer(Serving.REFUSED, str(error).lower())
     if exchange.ended:
         return answer(Serving.NOT_SERVING, exchange.ended)
     if exchange.health != _SERVING:

@@ -10,10 +10,11 @@ import argparse
 import json
 import os
 import sys
-from typing import List, Optional
+from collections.abc import Mapping
+from pathlib import Path
 
 from rayward import __version__
-from rayward.agent.config import build
+from rayward.agent.config import build, store_kind
 from rayward.agent.decide import Kind
 from rayward.agent.events import EventLog
 from rayward.agent.node import become_subreaper
@@ -40,11 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_node(kind: Kind, ray_start: List[str]) -> int:
+def _run_node(kind: Kind, ray_start: list[str], timing: Timing) -> int:
     if ray_start[:1] == ["--"]:
         ray_start = ray_start[1:]
     config = build(kind, ray_start, os.environ)
-    timing = Timing()
     become_subreaper()
     supervisor = Supervisor(config, timing, EventLog(f"rayward[{config.name}]"))
     server = serve(Views(supervisor, timing), config.http_host, config.http_port)
@@ -54,31 +54,45 @@ def _run_node(kind: Kind, ray_start: List[str]) -> int:
         server.server_close()
 
 
+def _rocksdb_fault(environ: Mapping[str, str]) -> str:
+    from rayward.store.rocksdb import free_space_fault  # noqa: PLC0415 - only the child pays for it
+
+    path = environ.get("RAY_gcs_storage_path", "")
+    if not path:
+        return "RAY_gcs_storage is rocksdb, but RAY_gcs_storage_path names no directory"
+    error = free_space_fault(Path(path))
+    return f"GCS store in {error}" if error else ""
+
+
 def _probe_store() -> int:
-    from rayward.store.connection import probe_from_environment
+    kind = store_kind(os.environ)
+    sentence, transient = "", False
+    if kind == "rocksdb":
+        sentence = _rocksdb_fault(os.environ)
+    elif kind == "redis":
+        from rayward.store.connection import probe_from_environment  # noqa: PLC0415
 
-    if os.environ.get("RAY_gcs_storage", "").lower() == "rocksdb":
-        from rayward.store.rocksdb import fault_from_environment
-
-        sentence = fault_from_environment(os.environ)
-        print(json.dumps({"fault": sentence or "", "transient": False}))
-        return 0
-    fault = probe_from_environment(os.environ)
-    print(json.dumps({"fault": fault.sentence if fault else "", "transient": bool(fault and fault.transient)}))
+        fault = probe_from_environment(os.environ)
+        if fault is not None:
+            sentence, transient = f"{fault.sentence}\n  try: {fault.todo}", fault.transient
+    print(json.dumps({"store": kind, "fault": sentence, "transient": transient}))
     return 0
 
 
-def main(argv: Optional[List[str]] = None) -> int:
-    """Run the agent; returns the exit code (2 for a command line or setting that cannot be used)."""
+def main(argv: list[str] | None = None, timing: Timing | None = None) -> int:
+    """Run the agent, with other durations where they are given.
+
+    Returns the exit code: 0 stopped as asked, 1 given up, 2 a command line or setting that cannot be used.
+    """
     arguments = _parser().parse_args(argv)
     try:
         if arguments.command == "store-probe":
             return _probe_store()
         if arguments.command == "store-cleanup":
-            from rayward.store.cleanup import main_from_environment
+            from rayward.store.cleanup import main_from_environment  # noqa: PLC0415
 
             return main_from_environment(os.environ, arguments.arguments)
-        return _run_node(Kind(arguments.command), arguments.ray_start)
+        return _run_node(Kind(arguments.command), arguments.ray_start, timing or Timing())
     except RaywardError as error:
         print(f"rayward agent: {error}", file=sys.stderr, flush=True)
         return 2

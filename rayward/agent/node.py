@@ -13,8 +13,8 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from rayward.agent import deaths, processes
 from rayward.agent.deaths import Death
@@ -32,11 +32,12 @@ def become_subreaper() -> None:
 
 @dataclass
 class Tracked:
-    """One of Ray's processes under watch. ``pid`` is None while it is dead; times are monotonic."""
+    """One of Ray's processes under watch. ``pid`` is None while it is dead; times are monotonic.
+    ``had_served``: it has answered since it started (the loop sets this; False where nobody asks)."""
 
     launch: Launch
-    pid: Optional[int]
-    pidfd: Optional[int]
+    pid: int | None
+    pidfd: int | None
     started: float
     child: bool
     starts: int = 1
@@ -44,6 +45,8 @@ class Tracked:
     died: float = 0.0
     cause: str = ""
     kill_reason: str = ""
+    was_stopped: bool = False
+    had_served: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Ended:
     pid: int
     death: Death
     cause: str
-    exit_code: Optional[int]
+    exit_code: int | None
 
 
 @dataclass
@@ -63,8 +66,8 @@ class RayStart:
 
     pid: int
     started: float
-    exit_code: Optional[int] = None
-    output: List[str] = field(default_factory=list)
+    exit_code: int | None = None
+    output: list[str] = field(default_factory=list)
 
 
 class NodeProcesses:
@@ -74,8 +77,8 @@ class NodeProcesses:
         self._command = list(command)
         self._stable_after = stable_after
         self._out_of_memory = deaths.out_of_memory_kills()
-        self.tracked: Dict[Role, Tracked] = {}
-        self.ray_start: Optional[RayStart] = None
+        self.tracked: dict[Role, Tracked] = {}
+        self.ray_start: RayStart | None = None
 
     def start_node(self) -> RayStart:
         """Run the ``ray start`` command; its output goes where the agent's own goes."""
@@ -84,7 +87,7 @@ class NodeProcesses:
         self.ray_start = RayStart(child.pid, time.monotonic())
         return self.ray_start
 
-    def adopt(self) -> List[Role]:
+    def adopt(self) -> list[Role]:
         """Take every Ray process below the agent under watch; returns the roles found."""
         stats = processes.all_stats()
         for pid in processes.descendants(os.getpid(), stats):
@@ -94,16 +97,17 @@ class NodeProcesses:
             launch = processes.capture(pid, role)
             if launch is not None:
                 is_child = stats[pid].parent == os.getpid()
-                self.tracked[role] = Tracked(launch, pid, _open_pidfd(pid), time.monotonic(), is_child)
+                started = time.monotonic() - processes.age(stats[pid])
+                self.tracked[role] = Tracked(launch, pid, _open_pidfd(pid), started, is_child)
         return list(self.tracked)
 
-    def watch_descriptors(self) -> List[int]:
+    def watch_descriptors(self) -> list[int]:
         """The pidfds of all living processes under watch."""
         return [tracked.pidfd for tracked in self.tracked.values() if tracked.pidfd is not None]
 
-    def reap(self) -> List[Ended]:
+    def reap(self) -> list[Ended]:
         """Collect every dead child, orphans included, and report those that were under watch."""
-        ended = []
+        ended: list[Ended] = []
         for pid, status in _dead_children():
             if self.ray_start is not None and pid == self.ray_start.pid:
                 self.ray_start.exit_code = deaths.exit_code(status)
@@ -114,10 +118,10 @@ class NodeProcesses:
                 ended.append(self._note_death(role, None))
         return ended
 
-    def _roles_of(self, pid: int) -> List[Role]:
+    def _roles_of(self, pid: int) -> list[Role]:
         return [role for role, tracked in self.tracked.items() if tracked.pid == pid]
 
-    def _note_death(self, role: Role, status: Optional[int]) -> Ended:
+    def _note_death(self, role: Role, status: int | None) -> Ended:
         tracked = self.tracked[role]
         now, pid = time.monotonic(), tracked.pid or 0
         kills = deaths.out_of_memory_kills()
@@ -125,14 +129,17 @@ class NodeProcesses:
             status=status,
             lived=now - tracked.started,
             ended_by_agent=tracked.kill_reason,
+            was_stopped=tracked.was_stopped,
             out_of_memory=kills > self._out_of_memory,
-            last_lines=deaths.last_lines(tracked.launch.log_paths),
+            last_lines=deaths.last_lines(tracked.launch.log_paths, secrets=tracked.launch.secrets),
         )
         self._out_of_memory = kills
         if tracked.pidfd is not None:
             os.close(tracked.pidfd)
-        tracked.quick_deaths = tracked.quick_deaths + 1 if death.lived < self._stable_after else 1
+        quick = death.lived < self._stable_after and deaths.is_crash(death, tracked.had_served)
+        tracked.quick_deaths = tracked.quick_deaths + 1 if quick else 1
         tracked.pid, tracked.pidfd, tracked.kill_reason = None, None, ""
+        tracked.was_stopped = tracked.had_served = False
         tracked.died, tracked.cause = now, deaths.explain(death)
         return Ended(role, pid, death, tracked.cause, deaths.exit_code(status))
 
@@ -158,11 +165,11 @@ class NodeProcesses:
         tracked.started, tracked.starts = time.monotonic(), tracked.starts + 1
         return child.pid
 
-    def kill(self, role: Role, reason: str) -> None:
+    def kill(self, role: Role, reason: str, was_stopped: bool = False) -> None:
         """SIGKILL a watched process; works on a stopped one too. ``reason`` ends up in its death event."""
         tracked = self.tracked.get(role)
         if tracked is not None and tracked.pid is not None:
-            tracked.kill_reason = reason
+            tracked.kill_reason, tracked.was_stopped = reason, was_stopped
             _send(tracked.pid, signal.SIGKILL)
 
     def forward(self, number: int) -> None:
@@ -190,6 +197,7 @@ class NodeProcesses:
         for tracked in self.tracked.values():
             if tracked.pidfd is not None:
                 os.close(tracked.pidfd)
+        _forget_cluster_address(self._command, self.tracked.get(Role.GCS))
         self.tracked.clear()
         self.ray_start = None
 
@@ -203,12 +211,29 @@ class NodeProcesses:
                 _is_readable(tracked.pidfd, 0.02)
 
 
+def _forget_cluster_address(command: Sequence[str], gcs: Tracked | None) -> None:
+    """Remove the file in which ``ray start --head`` leaves its address, as ``ray stop`` does.
+
+    With that file and another node's raylet on the same machine the next ``ray start --head`` would
+    refuse to run ("already running"). A file that names another GCS stays.
+    """
+    port = processes.option(gcs.launch.argv, "gcs_server_port") if gcs is not None else None
+    root = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    folder = processes.option(command, "temp-dir") or os.path.join(root, "ray")
+    path = os.path.join(folder, "ray_current_cluster")
+    with contextlib.suppress(OSError):
+        with open(path, encoding="utf-8") as file:
+            ours = port is not None and file.read().strip().endswith(f":{port}")
+        if ours:
+            os.unlink(path)
+
+
 def _leave_reaping_to_us(child: subprocess.Popen[bytes]) -> None:
     """Keep subprocess from waiting for this child: the loop reaps every child itself."""
     child.returncode = 0
 
 
-def _open_pidfd(pid: int) -> Optional[int]:
+def _open_pidfd(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
     except OSError:
@@ -221,8 +246,8 @@ def _is_readable(descriptor: int, timeout: float = 0.0) -> bool:
     return bool(poller.poll(timeout * 1000))
 
 
-def _dead_children() -> List[Tuple[int, int]]:
-    found = []
+def _dead_children() -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -233,7 +258,7 @@ def _dead_children() -> List[Tuple[int, int]]:
         found.append((pid, status))
 
 
-def _below_us() -> List[int]:
+def _below_us() -> list[int]:
     stats: Mapping[int, processes.ProcStat] = processes.all_stats()
     return [pid for pid in processes.descendants(os.getpid(), stats) if stats[pid].state != "Z"]
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 
 class Role(enum.Enum):
@@ -31,7 +32,7 @@ class Role(enum.Enum):
         return self in (Role.DASHBOARD_AGENT, Role.RUNTIME_ENV_AGENT)
 
 
-def classify(argv: Sequence[str]) -> Optional[Role]:
+def classify(argv: Sequence[str]) -> Role | None:
     """Which of Ray's processes a command line belongs to; None for anything else.
 
     The two agents rename themselves once they run (setproctitle), so both forms are known.
@@ -46,7 +47,7 @@ def classify(argv: Sequence[str]) -> Optional[Role]:
         return Role.DASHBOARD_AGENT
     if title == "ray::RuntimeEnvAgent":
         return Role.RUNTIME_ENV_AGENT
-    return _classify_script(argv[1:])
+    return _classify_script(argv[1:]) if program.startswith("python") else None
 
 
 _SCRIPTS = (
@@ -59,8 +60,10 @@ _SCRIPTS = (
 )
 
 
-def _classify_script(arguments: Sequence[str]) -> Optional[Role]:
+def _classify_script(arguments: Sequence[str]) -> Role | None:
     for position, argument in enumerate(arguments):
+        if argument == "-c":
+            return None
         if argument == "-m":
             module = arguments[position + 1 : position + 2]
             is_proxy = "--mode=proxy" in arguments
@@ -70,7 +73,7 @@ def _classify_script(arguments: Sequence[str]) -> Optional[Role]:
     return None
 
 
-def option(argv: Sequence[str], name: str) -> Optional[str]:
+def option(argv: Sequence[str], name: str) -> str | None:
     """The last value of ``--name=value`` or ``--name value`` on a command line, as click reads it."""
     found = None
     for position, argument in enumerate(argv):
@@ -106,7 +109,7 @@ def parse_stat(text: str) -> ProcStat:
     )
 
 
-def _read(path: str) -> Optional[bytes]:
+def _read(path: str) -> bytes | None:
     """A /proc file's content, None when the process is gone or not ours to read."""
     try:
         with open(path, "rb") as file:
@@ -115,19 +118,24 @@ def _read(path: str) -> Optional[bytes]:
         return None
 
 
-def read_stat(pid: int) -> Optional[ProcStat]:
+def read_stat(pid: int) -> ProcStat | None:
     """The process's state now, None when it is gone."""
     raw = _read(f"/proc/{pid}/stat")
     return None if not raw else parse_stat(raw.decode(errors="replace"))
 
 
-def read_argv(pid: int) -> List[str]:
+def age(stat: ProcStat) -> float:
+    """Seconds since the process was started, to a clock tick (10 ms)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - stat.start_time / os.sysconf("SC_CLK_TCK")
+
+
+def read_argv(pid: int) -> list[str]:
     """The process's command line; empty when it is gone or a zombie."""
     raw = _read(f"/proc/{pid}/cmdline") or b""
     return [part.decode(errors="replace") for part in raw.rstrip(b"\0").split(b"\0")] if raw else []
 
 
-def main_thread_demand(pid: int) -> Optional[float]:
+def main_thread_demand(pid: int) -> float | None:
     """Seconds that the process's main thread has run or has waited for a processor since it started.
 
     Waiting counts: on a starved machine a thread that wants to work but may not is busy, not hung.
@@ -146,7 +154,7 @@ def resident_bytes(pid: int) -> int:
     return int(raw.split()[1]) * os.sysconf("SC_PAGE_SIZE") if raw else 0
 
 
-def all_stats() -> Dict[int, ProcStat]:
+def all_stats() -> dict[int, ProcStat]:
     """Every process that this one can see."""
     stats = {}
     for entry in os.listdir("/proc"):
@@ -157,12 +165,12 @@ def all_stats() -> Dict[int, ProcStat]:
     return stats
 
 
-def descendants(of: int, stats: Mapping[int, ProcStat]) -> List[int]:
+def descendants(of: int, stats: Mapping[int, ProcStat]) -> list[int]:
     """All processes below ``of``, parents before their children."""
-    children: Dict[int, List[int]] = {}
+    children: dict[int, list[int]] = {}
     for stat in stats.values():
         children.setdefault(stat.parent, []).append(stat.pid)
-    found: List[int] = []
+    found: list[int] = []
     queue = [of]
     while queue:
         below = children.get(queue.pop(0), [])
@@ -176,24 +184,40 @@ class Launch:
     """All it takes to start a process again just as it was started: Ray puts nothing else into it."""
 
     role: Role
-    argv: Tuple[str, ...]
-    environment: Tuple[Tuple[str, str], ...]
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
     directory: str
     stdout: str
     stderr: str
 
     @property
-    def log_paths(self) -> Tuple[str, ...]:
+    def secrets(self) -> tuple[str, ...]:
+        """Passwords that its command line and environment hold; they must not show in its last words."""
+        return secrets_of(self.argv, dict(self.environment))
+
+    @property
+    def log_paths(self) -> tuple[str, ...]:
         """Files that may hold the process's last words, most telling first."""
-        named = [option(self.argv, name) for name in ("stderr_filepath", "stdout_filepath", "stderr-filepath")]
+        named = [
+            option(self.argv, name) for name in ("stderr_filepath", "stdout_filepath", "stderr-filepath")
+        ]
         logs_dir = option(self.argv, "logs-dir") or option(self.argv, "log-dir")
         stem = {Role.CLIENT_SERVER: "ray_client_server"}.get(self.role, self.role.value)
-        guessed = [os.path.join(logs_dir, f"{stem}.{kind}") for kind in ("err", "log", "out")] if logs_dir else []
-        paths: Iterable[Optional[str]] = [*named, self.stderr, *guessed, self.stdout]
+        guessed = (
+            [os.path.join(logs_dir, f"{stem}.{kind}") for kind in ("err", "log", "out")] if logs_dir else []
+        )
+        paths: Iterable[str | None] = [*named, self.stderr, *guessed, self.stdout]
         return tuple(dict.fromkeys(path for path in paths if path and path != os.devnull))
 
 
-def capture(pid: int, role: Role) -> Optional[Launch]:
+def secrets_of(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The passwords that a process was given, by the names that Ray gives them."""
+    given = [option(argv, name) for name in ("redis_password", "redis-password")]
+    given += [environment.get(name) for name in ("REDIS_PASSWORD", "RAY_REDIS_PASSWORD")]
+    return tuple(dict.fromkeys(secret for secret in given if secret))
+
+
+def capture(pid: int, role: Role) -> Launch | None:
     """Read how a running process was started; None when it is gone already."""
     argv = read_argv(pid)
     environment = _read(f"/proc/{pid}/environ")

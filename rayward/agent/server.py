@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable
 
 from rayward import __version__
 from rayward.agent import processes
@@ -22,7 +23,7 @@ from rayward.agent.supervisor import Supervisor
 from rayward.agent.timing import Timing
 from rayward.errors import RaywardError
 
-Answer = Tuple[int, str, str]
+Answer = tuple[int, str, str]
 _JSON, _TEXT = "application/json", "text/plain; version=0.0.4"
 
 
@@ -32,7 +33,7 @@ class Views:
     def __init__(self, supervisor: Supervisor, timing: Timing) -> None:
         self._supervisor = supervisor
         self._timing = timing
-        self._paths: Dict[str, Callable[[], Answer]] = {
+        self._paths: dict[str, Callable[[], Answer]] = {
             "/livez": self.livez,
             "/readyz": self.readyz,
             "/leader": self.leader,
@@ -52,13 +53,17 @@ class Views:
         age = time.monotonic() - self._supervisor.snapshot.looked_at
         stopping = self._supervisor.snapshot.phase in (Phase.STOPPING, Phase.FAILED)
         alive = stopping or age < self._timing.loop_stall_limit + self._timing.stop_grace
-        return (200 if alive else 503), _JSON, json.dumps({"alive": alive, "loop_age_s": round(age, 3)}) + "\n"
+        return (
+            (200 if alive else 503),
+            _JSON,
+            json.dumps({"alive": alive, "loop_age_s": round(age, 3)}) + "\n",
+        )
 
     def _ready(self) -> bool:
         seen = self._supervisor.snapshot
         raylet = seen.processes.get(Role.RAYLET.value, {}).get("pid")
         ready = seen.phase is Phase.RUNNING and raylet is not None
-        return ready and (seen.gcs_serving or self._supervisor.config.kind is Kind.WORKER)
+        return ready and (bool(seen.gcs_serving) or self._supervisor.config.kind is Kind.WORKER)
 
     def readyz(self) -> Answer:
         """200 when the node takes work: its raylet runs and, on a head, its GCS serves."""
@@ -70,14 +75,14 @@ class Views:
     def leader(self) -> Answer:
         """200 on the head whose GCS serves, with its address; 503 on every other node."""
         config = self._supervisor.config
-        leads = config.kind is Kind.HEAD and self._supervisor.snapshot.gcs_serving
+        leads = config.kind is Kind.HEAD and bool(self._supervisor.snapshot.gcs_serving)
         body = {"leader": leads, "role": config.kind.value, "gcs_port": config.gcs_port, "pod": config.pod}
         return (200 if leads else 503), _JSON, json.dumps(body) + "\n"
 
     def status(self) -> Answer:
         """Everything that the agent knows of its node."""
         config, seen = self._supervisor.config, self._supervisor.snapshot
-        body: Dict[str, Any] = {
+        body: dict[str, Any] = {
             "version": __version__,
             "role": config.kind.value,
             "cluster": config.cluster,
@@ -102,9 +107,14 @@ class Views:
             "# HELP rayward_ready Whether this node takes work.",
             "# TYPE rayward_ready gauge",
             f"rayward_ready {int(self._ready())}",
-            "# HELP rayward_gcs_serving Whether the GCS on this node serves.",
-            "# TYPE rayward_gcs_serving gauge",
-            f"rayward_gcs_serving {int(seen.gcs_serving)}",
+        ]
+        if seen.gcs_serving is not None:
+            lines += [
+                "# HELP rayward_gcs_serving Whether the GCS serves, as far as this node can see.",
+                "# TYPE rayward_gcs_serving gauge",
+                f"rayward_gcs_serving {int(seen.gcs_serving)}",
+            ]
+        lines += [
             "# HELP rayward_process_starts_total Starts of each of Ray's processes, the first one included.",
             "# TYPE rayward_process_starts_total counter",
         ]
@@ -123,7 +133,7 @@ class Views:
         for reason, count in sorted(self._supervisor.events.counts().items()):
             lines.append(f'rayward_events_total{{reason="{reason}"}} {count}')
         lines += [
-            "# HELP rayward_gcs_recovery_seconds_last Seconds from the last death of the GCS until it served.",
+            "# HELP rayward_gcs_recovery_seconds_last Seconds from the GCS's last death until it served.",
             "# TYPE rayward_gcs_recovery_seconds_last gauge",
         ]
         if seen.recoveries:
@@ -145,7 +155,8 @@ def serve(views: Views, host: str, port: int) -> ThreadingHTTPServer:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(raw)))
             self.end_headers()
-            self.wfile.write(raw)
+            if self.command != "HEAD":
+                self.wfile.write(raw)
 
         do_HEAD = do_GET
 
@@ -154,11 +165,11 @@ def serve(views: Views, host: str, port: int) -> ThreadingHTTPServer:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
-        allow_reuse_address = True
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
         def server_bind(self) -> None:
             # HTTPServer's own looks up the host's full name, which can take seconds without DNS.
-            self.socket.setsockopt(1, 2, 1)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.socket.bind(self.server_address)
             self.server_name, self.server_port = str(host), self.socket.getsockname()[1]
 

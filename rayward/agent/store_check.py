@@ -12,10 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Callable, Optional
+from typing import Callable
 
+from rayward.agent import deaths
 from rayward.agent.config import AgentConfig, own_command
 from rayward.agent.decide import Kind, StoreView
+from rayward.agent.processes import option
 from rayward.agent.timing import Timing
 
 CHECK_TIMEOUT = 10.0
@@ -29,11 +31,11 @@ class StoreCheck:
         self._timing = timing
         self._on_change = on_change
         self._started = time.monotonic()
-        self._view: Optional[StoreView] = None
+        self._view: StoreView | None = None
 
     def start(self) -> None:
         """Begin, in a thread; a node without a store of its own has nothing to check."""
-        self._started = time.monotonic()
+        self._started, self._view = time.monotonic(), None
         if self._config.kind is Kind.WORKER or self._config.store == "memory":
             self._view = StoreView(checked=True)
             return
@@ -55,8 +57,17 @@ class StoreCheck:
                 return
             time.sleep(self._timing.store_retry)
 
+    def _credentials(self) -> dict[str, str]:
+        """What ``ray start`` is told on its command line wins over the environment, as in Ray."""
+        given = {
+            name: option(self._config.ray_start, name.lower().replace("_", "-"))
+            for name in ("REDIS_USERNAME", "REDIS_PASSWORD")
+        }
+        return {name: value for name, value in given.items() if value}
+
     def _ask(self) -> StoreView:
         command, environment = own_command(os.environ, sys.argv[0], sys.executable)
+        environment.update(self._credentials())
         try:
             done = subprocess.run(
                 [*command, "store-probe"],
@@ -65,7 +76,10 @@ class StoreCheck:
                 timeout=CHECK_TIMEOUT,
                 check=False,
             )
-            answer = json.loads(done.stdout or b"{}")
+            if done.returncode != 0:
+                last = deaths.without_secrets((done.stderr.decode(errors="replace").splitlines() or [""])[-1])
+                return StoreView(True, f"the store check ended with code {done.returncode}: {last}", False)
+            answer = json.loads(done.stdout)
             return StoreView(True, str(answer["fault"]), bool(answer["transient"]))
         except subprocess.TimeoutExpired:
             return StoreView(True, f"the store check got no answer within {CHECK_TIMEOUT:g} s", True)

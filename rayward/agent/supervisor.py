@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from rayward.agent import processes
 from rayward.agent.config import AgentConfig
@@ -25,7 +25,6 @@ from rayward.agent.decide import (
     Observation,
     Phase,
     Step,
-    StoreView,
     decide,
 )
 from rayward.agent.events import EventLog
@@ -42,14 +41,15 @@ _TERMINATION_LOG = "/dev/termination-log"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What other threads may know of the loop; replaced whole, never changed."""
+    """What other threads may know of the loop; replaced whole, never changed. ``gcs_serving`` is None where
+    nobody asks: on a worker that runs, whose raylet knows best."""
 
     phase: Phase
     reason: str
-    processes: Dict[str, Dict[str, Any]]
-    gcs_serving: bool
+    processes: dict[str, dict[str, Any]]
+    gcs_serving: bool | None
     looked_at: float
-    recoveries: Tuple[Dict[str, Any], ...] = ()
+    recoveries: tuple[dict[str, Any], ...] = ()
 
 
 class Supervisor:
@@ -67,16 +67,16 @@ class Supervisor:
         self._demand = DemandWindow(timing.hung_limit)
         self._store = StoreCheck(config, timing, self.wake)
         self._phase = self._first_phase()
-        self._stopped_since: Optional[float] = None
+        self._stopped_since: float | None = None
         self._failed_starts = 0
         self._failed_start_at = 0.0
-        self._adopted_at: Optional[float] = None
+        self._adopted_at: float | None = None
         self._start_failure = ""
         self._said = ""
-        self._stop_signal: Optional[int] = None
-        self._gcs_down_since: Optional[float] = None
-        self._recoveries: List[Dict[str, Any]] = []
-        self._exit_code: Optional[int] = None
+        self._stop_signal: int | None = None
+        self._gcs_down_since: float | None = None
+        self._recoveries: list[dict[str, Any]] = []
+        self._exit_code: int | None = None
         self.snapshot = Snapshot(self._phase, "", {}, False, time.monotonic())
 
     def _first_phase(self) -> Phase:
@@ -120,6 +120,7 @@ class Supervisor:
             self._stop()
             return
         self._note_gcs_recovery()
+        self._forget_old_failures()
         for _ in range(len(Role) + 2):
             action = decide(self._observe(), self._timing)
             self._say(action)
@@ -135,6 +136,12 @@ class Supervisor:
         poller.poll(self._timing.tick * 1000)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_reader, 4096)
+
+    def _forget_old_failures(self) -> None:
+        """A node that has run long enough starts with a clean slate when it fails again."""
+        ran_for = time.monotonic() - self._adopted_at if self._adopted_at is not None else 0.0
+        if ran_for >= self._timing.stable_after:
+            self._failed_starts = 0
 
     # -- observe ---------------------------------------------------------------------------------------
 
@@ -160,7 +167,7 @@ class Supervisor:
             ),
         )
 
-    def _observe_gcs(self, now: float) -> Optional[GcsView]:
+    def _observe_gcs(self, now: float) -> GcsView | None:
         tracked = self._node.tracked.get(Role.GCS)
         if tracked is None or tracked.pid is None or self._phase is not Phase.RUNNING:
             self._stopped_since = None
@@ -172,6 +179,7 @@ class Supervisor:
         if demand is not None:
             self._demand.add(now, demand)
         last = self._watch.last
+        tracked.had_served = tracked.had_served or self._watch.served_at is not None
         return GcsView(
             stopped_for=now - self._stopped_since if self._stopped_since else 0.0,
             silent_for=self._watch.silent_for(),
@@ -190,7 +198,7 @@ class Supervisor:
         elif action.step is Step.START_PROCESS and action.role is not None:
             self._start_process(action.role)
         elif action.step is Step.KILL_GCS:
-            self._node.kill(Role.GCS, action.reason)
+            self._node.kill(Role.GCS, action.reason, was_stopped=self._stopped_since is not None)
             self._stopped_since = None
             self._watch.reset()
         elif action.step is Step.RESTART_NODE:
@@ -200,7 +208,12 @@ class Supervisor:
 
     def _start_node(self) -> None:
         self._phase, self._start_failure = Phase.STARTING, ""
-        start = self._node.start_node()
+        try:
+            start = self._node.start_node()
+        except OSError as error:
+            command = self.config.ray_start[0]
+            self._fail(f"cannot run {command}: {(error.strerror or str(error)).lower()}")
+            return
         self.events.add("NodeStarting", f"ray start runs as pid {start.pid}", pid=start.pid)
 
     def _adopt_node(self) -> None:
@@ -242,12 +255,12 @@ class Supervisor:
 
     def _restart_node(self, reason: str) -> None:
         self.events.add("NodeRestarting", reason)
-        now = time.monotonic()
-        if self._adopted_at is not None and now - self._adopted_at >= self._timing.stable_after:
-            self._failed_starts = 0
-        self._failed_starts, self._failed_start_at, self._adopted_at = self._failed_starts + 1, now, None
+        self._failed_starts, self._failed_start_at = self._failed_starts + 1, time.monotonic()
+        self._adopted_at = None
+        self._watch.stop()
         self._node.stop(self._timing.stop_grace)
         self._phase = self._first_phase()
+        self._store.start()
         if self.config.kind is Kind.WORKER:
             self._watch = self._new_watch(self.config.gcs_host, self.config.gcs_port)
             self._watch.start()
@@ -279,9 +292,10 @@ class Supervisor:
     def _report_death(self, ended: Ended) -> None:
         tied = " (Ray ends the raylet with it)" if ended.role.tied_to_raylet else ""
         lines = "".join(f"\n    | {line}" for line in ended.death.last_lines)
+        name = f"{ended.role.value} (pid {ended.pid})"
         self.events.add(
             "ProcessDied",
-            f"{ended.role.value} (pid {ended.pid}) died after {ended.death.lived:.1f} s: {ended.cause}{tied}{lines}",
+            f"{name} died after {ended.death.lived:.1f} s: {ended.cause}{tied}{lines}",
             role=ended.role.value, pid=ended.pid, cause=ended.cause, exit_code=ended.exit_code,
             lived=ended.death.lived, last_lines=list(ended.death.last_lines),
         )  # fmt: skip
@@ -291,16 +305,18 @@ class Supervisor:
 
     def _note_gcs_recovery(self) -> None:
         start = self._node.ray_start
-        if self._phase is Phase.STARTING and start is not None and start.exit_code not in (None, 0):
-            if not self._start_failure:
-                self._note_failed_start(f"exit code {start.exit_code}")
+        failed = start is not None and start.exit_code not in (None, 0)
+        if self._phase is Phase.STARTING and failed and start and not self._start_failure:
+            self._note_failed_start(f"exit code {start.exit_code}")
         served = self._watch.served_at
         if self._gcs_down_since is None or served is None or served < self._gcs_down_since:
             return
         seconds = served - self._gcs_down_since
         self._recoveries = [*self._recoveries, {"died": self._gcs_down_since, "seconds": seconds}][-50:]
         self._gcs_down_since = None
-        self.events.add("GcsRecovered", f"the GCS serves again, {seconds:.2f} s after its death", seconds=seconds)
+        self.events.add(
+            "GcsRecovered", f"the GCS serves again, {seconds:.2f} s after its death", seconds=seconds
+        )
 
     def _say(self, action: Action) -> None:
         """Log a reason when it changes its kind; the numbers in it change all the time."""
@@ -322,10 +338,16 @@ class Supervisor:
                 }
                 for role, tracked in self._node.tracked.items()
             },
-            gcs_serving=self._watch.last is not None and self._watch.last.serving is Serving.SERVING,
+            gcs_serving=self._gcs_serving(),
             looked_at=time.monotonic(),
             recoveries=tuple(self._recoveries),
         )
+
+    def _gcs_serving(self) -> bool | None:
+        if self.config.kind is Kind.WORKER and self._phase is Phase.RUNNING:
+            return None
+        gone = self.config.kind is Kind.HEAD and Role.GCS not in self._node.tracked
+        return not gone and self._watch.last is not None and self._watch.last.serving is Serving.SERVING
 
 
 def _write_termination_message(reason: str) -> None:

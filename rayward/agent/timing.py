@@ -6,7 +6,6 @@ All values are seconds on the monotonic clock. Nothing here reads a clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,7 @@ class Timing:
     """How often the agent looks, and how long it waits before it acts.
 
     ``stopped_limit``: a gcs_server in state T (SIGSTOP, frozen cgroup) for this long is killed.
-    ``hung_limit``: one that served before, answers nothing and uses no processor time for this long is killed.
+    ``hung_limit``: one that served before, answers nothing and uses no processor time is killed after this.
     ``start_limit``: the same for one that has not served since it started (it may wait for its store).
     ``busy_limit``: one that answers nothing but is working (or waits for a processor) is given this long.
     ``store_patience``: how long a head waits for a store that cannot be reached before it gives up.
@@ -31,13 +30,13 @@ class Timing:
     busy_limit: float = 180.0
     busy_share: float = 0.2
     stable_after: float = 30.0
-    restart_delays: Tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
+    restart_delays: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
     store_patience: float = 60.0
     store_retry: float = 0.5
     stop_grace: float = 5.0
     loop_stall_limit: float = 10.0
 
-    def restart_delay(self, quick_deaths: int) -> Optional[float]:
+    def restart_delay(self, quick_deaths: int) -> float | None:
         """Seconds to wait before the next start after ``quick_deaths`` deaths in a row, each of a process
         that lived less than ``stable_after``; None when the process has used up its tries."""
         if quick_deaths < 1:
@@ -46,11 +45,13 @@ class Timing:
             return None
         return self.restart_delays[quick_deaths - 1]
 
-    def problems(self) -> List[str]:
+    def problems(self) -> list[str]:
         """The relations that do not hold, as sentences; empty for a usable set of durations."""
         found = []
         if self.probe_timeout + self.probe_interval > self.hung_limit:
-            found.append("hung_limit must be longer than one probe and its time-out, or one lost answer kills")
+            found.append(
+                "hung_limit must be longer than one probe and its time-out, or one lost answer kills"
+            )
         if self.stopped_limit < self.tick * 2:
             found.append("stopped_limit must span two ticks, or one look decides")
         if self.busy_limit <= self.hung_limit:

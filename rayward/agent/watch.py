@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import threading
 import time
-from typing import Callable, Deque, Optional, Tuple
+from typing import Callable
 
 from rayward.agent import gcs_probe
 from rayward.agent.gcs_probe import Health, Serving
@@ -28,9 +28,9 @@ class GcsWatch:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._last: Optional[Health] = None
+        self._last: Health | None = None
         self._answered_at = time.monotonic()
-        self._served_at: Optional[float] = None
+        self._served_at: float | None = None
         self._generation = 0
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="gcs-watch", daemon=True)
@@ -52,13 +52,13 @@ class GcsWatch:
         self._wake.set()
 
     @property
-    def last(self) -> Optional[Health]:
+    def last(self) -> Health | None:
         """The newest finding since the last reset."""
         with self._lock:
             return self._last
 
     @property
-    def served_at(self) -> Optional[float]:
+    def served_at(self) -> float | None:
         """When this GCS first served since the last reset (monotonic), None when it has not."""
         with self._lock:
             return self._served_at
@@ -101,7 +101,7 @@ class DemandWindow:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._samples: Deque[Tuple[float, float]] = collections.deque()
+        self._samples: collections.deque[tuple[float, float]] = collections.deque()
 
     def add(self, now: float, demand: float) -> None:
         """Add a sample: the total demand in seconds at ``now``."""

@@ -94,6 +94,7 @@ def subject_of(raw: Manifest) -> str:
 
 def _documents(text: str, source: str) -> list[object]:
     try:
+        _check_depth(text)
         budget = [MAX_VALUES]
         return [_plain(document, 0, budget) for document in yaml.load_all(text, Loader=_Loader)]
     except yaml.MarkedYAMLError as error:
@@ -109,6 +110,18 @@ def _documents(text: str, source: str) -> list[object]:
         raise ManifestError(
             [Problem("", f"holds a value that cannot be read: {error}")], source=source
         ) from None
+
+
+def _check_depth(text: str) -> None:
+    """Refuse deep nesting while reading is still a loop: building the values recurses in C."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise _Unusable("is nested too deeply")
 
 
 class _Unusable(Exception):

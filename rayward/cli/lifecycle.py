@@ -13,6 +13,7 @@ from rayward.cli import kinds, output
 from rayward.errors import RaywardError
 from rayward.local import cluster as local
 from rayward.local import state
+from rayward.local.agent_status import waiting_for
 from rayward.local.progress import Progress
 
 HOST_MODE_NOTE = (
@@ -21,10 +22,27 @@ HOST_MODE_NOTE = (
     "names of Services in /etc/hosts, network faults. As root on a host with namespaces nothing is left out."
 )
 
+_QUIET = 2.0
+
 
 def line(progress: Progress) -> str:
     """One line for a cluster that is coming up or going down."""
     return ", ".join(f"{pod.name} {pod.status}" for pod in progress.pods) or "no Pods yet"
+
+
+def _teller(cluster: local.LocalCluster, shown: output.Progress) -> local.Report:
+    """Say how the Pods are, and once that has not moved for a while, what the nodes wait for."""
+    seen = {"line": "", "at": time.monotonic(), "asked": 0.0, "why": ""}
+
+    def tell(progress: Progress) -> None:
+        now, text = time.monotonic(), line(progress)
+        if text != seen["line"]:
+            seen.update(line=text, at=now, why="")
+        elif now - float(seen["at"]) > _QUIET and now - float(seen["asked"]) > _QUIET:
+            seen.update(asked=now, why=waiting_for(cluster))
+        shown.say(f"{text} ({seen['why']})" if seen["why"] else text)
+
+    return tell
 
 
 @click.command(epilog="example: rayward up -f examples/ray-cluster.external-redis.yaml")
@@ -50,7 +68,7 @@ def up(filename: Path | None, name: str | None, timeout: float, no_wait: bool) -
             if no_wait:
                 print(f"cluster/{chosen} started")
                 return
-            made.wait_ready(timeout, lambda progress: shown.say(line(progress)))
+            made.wait_ready(timeout, _teller(made, shown))
     except KeyboardInterrupt:
         print(f"\ninterrupted: removing cluster {chosen}", file=sys.stderr)
         if made is not None and made.folder.exists:

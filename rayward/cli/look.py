@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from rayward.cli import kinds, output
 from rayward.errors import RaywardError
 from rayward.local import cluster as local
 from rayward.local import state
+from rayward.local.agent_status import agent_status, is_ray_node
 from rayward.local.cluster import LocalCluster
 from rayward.local.progress import pod_state
 from rayward.plan.workloads import endpoints
@@ -150,19 +149,6 @@ def _describe_agent(where: LocalCluster, pod: Manifest) -> None:
         print(f"  {event['time']} {event['reason']}: {event['message']}")
 
 
-def agent_status(where: LocalCluster, pod: Manifest, timeout: float = 2.0) -> dict[str, Any] | None:
-    """What a Ray Pod's agent says of its node; None when the Pod has none or it does not answer."""
-    if pod["metadata"].get("labels", {}).get("ray.io/is-ray-node") != "yes":
-        return None
-    try:
-        host, port = where.agent_address(pod)
-        with urllib.request.urlopen(f"http://{host}:{port}/status", timeout=timeout) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
-    except (OSError, ValueError, TypeError):
-        return None
-
-
 @click.command(epilog="example: rayward status --json")
 @click.argument("name", required=False, shell_complete=kinds.complete_cluster)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -196,9 +182,9 @@ def status(name: str | None, as_json: bool) -> None:
 def _status_of(cluster: LocalCluster) -> dict[str, Any]:
     nodes = []
     for pod in cluster.pods():
-        labels = pod["metadata"].get("labels", {})
-        if labels.get("ray.io/is-ray-node") != "yes" or labels.get("ray.io/node-type") == "redis-cleanup":
+        if not is_ray_node(pod):
             continue
+        labels = pod["metadata"]["labels"]
         seen = agent_status(cluster, pod) or {}
         recoveries = seen.get("recoveries") or []
         serving = seen.get("gcs", {}).get("serving")

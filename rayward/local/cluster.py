@@ -28,6 +28,7 @@ from rayward.api.problems import ManifestError
 from rayward.api.validation import validate
 from rayward.errors import RaywardError
 from rayward.local import linux, state
+from rayward.local.agent_status import waiting_for
 from rayward.local.addresses import loopback_subnet
 from rayward.local.execute import ExecPlan, exec_command
 from rayward.local.network import Fabric, free_subnet, host_routes
@@ -192,8 +193,10 @@ class LocalCluster:
                 return progress
             if progress.stuck or time.monotonic() > deadline:
                 late = f"not ready within {timeout:g} s: " + ", ".join(
-                    f"{pod.name} {pod.status}" for pod in progress.pods if not pod.is_ready
+                    [f"{pod.name} {pod.status}" for pod in progress.pods if not pod.is_ready]
                 )
+                why = "" if progress.stuck else waiting_for(self)
+                late += f"; {why}" if why else ""
                 raise RaywardError(
                     progress.stuck or late,
                     where=f"cluster {self.name}",

@@ -1,9 +1,9 @@
 """The process between a Pod and one container.
 
-Started as `python -m rayward.local.container SPEC.json REPORT_FD PARENT_PID`, it builds the container's view of the machine (or, in host mode, only a process group), executes the command,
-reports over a pipe, and mirrors the end. It must not know of manifests: the spec says everything.
-Reports are JSON lines: ``{"pid"}``, then ``{"running": true}`` or ``{"reason", "error"}``, at last
-``{"exit_code", "signal"}``.
+Started as `python -m rayward.local.container SPEC.json REPORT_FD PARENT_PID`, it builds the
+container's view of the machine (in host mode only a session), executes the command, reports over a pipe, and
+mirrors the end. It must not know of manifests: the spec says everything. Reports are JSON lines:
+``{"pid"}``, then ``{"running": true}`` or ``{"reason", "error"}``, at last ``{"exit_code", "signal"}``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _unescape(text: str) -> str:
 
 
 def mounts_to_copy(mountinfo: str, hidden: tuple[str, ...]) -> list[tuple[str, bool]]:
-    """The mount points besides ``/`` that a container sees too, outer ones first, and whether each is writable.
+    """The mount points besides ``/`` that a container sees too, outer ones first, and whether each is
+    writable.
 
     Takes the text of ``/proc/self/mountinfo`` (proc(5)); pseudo file systems and
     what lies below ``hidden`` are left out.
@@ -75,8 +76,8 @@ def mounts_to_copy(mountinfo: str, hidden: tuple[str, ...]) -> list[tuple[str, b
 
 def _overlay(layer: Path, number: int, lower: str, target: str) -> None:
     upper, work = f"{number}/upper", f"{number}/work"
-    for folder in (upper, work):
-        (layer / folder).mkdir(parents=True)
+    for folder in (layer / upper, layer / work, Path(target)):
+        folder.mkdir(parents=True, exist_ok=True)
     lower_stat = os.stat(lower)
     os.chmod(layer / upper, lower_stat.st_mode & 0o7777)
     escaped = lower.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
@@ -89,17 +90,12 @@ def _build_root(spec: Spec) -> None:
     """Lay a writable layer over everything the machine has, and make it the root."""
     layer = Path(spec["layer"])
     root = layer / "root"
-    root.mkdir(parents=True)
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
     try:
         _overlay(layer, 0, "/", str(root))
-    except OSError as error:
-        raise StartError(
-            "CreateContainerError",
-            f"the kernel lays no writable layer over this machine's root file system ({error.strerror}); "
-            f"the layer is in {layer}: keep rayward's state on a disk or tmpfs instead of an overlay, "
-            "or use host mode",
-        ) from None
+    except OSError:
+        # Most often the root is an overlay itself: the kernel keeps no layer there, but does in memory.
+        _overlay_in_memory(layer, root)
     hidden = (*_NOT_COPIED, *spec["hidden"])
     copied = mounts_to_copy(Path("/proc/self/mountinfo").read_text(), hidden)
     for number, (point, writable) in enumerate(copied, 1):
@@ -108,6 +104,19 @@ def _build_root(spec: Spec) -> None:
     os.mkdir(str(root) + _OLD_ROOT)
     linux.pivot_root(str(root), str(root) + _OLD_ROOT)
     os.chdir("/")
+
+
+def _overlay_in_memory(layer: Path, root: Path) -> None:
+    os.chdir("/")
+    try:
+        linux.mount("tmpfs", str(layer), "tmpfs", linux.MS_NODEV, "mode=755")
+        _overlay(layer, 0, "/", str(root))
+    except OSError as error:
+        raise StartError(
+            "CreateContainerError",
+            f"no writable layer can be laid over this machine's root file system ({error.strerror}), "
+            f"neither in {layer} nor in memory: use host mode here",
+        ) from None
 
 
 def _copy_mount(layer: Path, number: int, point: str, target: str, writable: bool) -> None:

@@ -52,7 +52,7 @@ def nsenter_path() -> str:
 
 
 def exec_command(pod_dir: Path, container: str | None, argv: Sequence[str], tty: bool = False) -> ExecPlan:
-    """The plan for running ``argv`` in a container (the first when None) of the Pod that lives in ``pod_dir``.
+    """The plan for running ``argv`` in a container (the first when None) of the Pod in ``pod_dir``.
 
     With ``tty`` the caller's terminal type goes along. Raises RaywardError when the Pod has no such container
     or the container does not run.

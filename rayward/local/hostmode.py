@@ -45,7 +45,8 @@ def substitute(text: str, replacements: Mapping[str, str]) -> str:
 
     A token that starts with "/" is a path: it matches as such and as the beginning of a longer path, so
     "/data" is found in "--dir=/data/db" but neither in "/database" nor in "/var/data". Any other token
-    matches where no letter, digit, "_" or "-" goes on at either end, nor a dot that leads on to more of a name.
+    matches where no letter, digit, "_" or "-" goes on at either end, nor a dot that
+    leads on to more of a name.
     """
     if not replacements:
         return text

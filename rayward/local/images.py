@@ -139,6 +139,14 @@ def profile_for(image: str, command: Sequence[str] | None) -> ImageProfile:
     return profile
 
 
+def notes_for(image: str) -> tuple[str, ...]:
+    """Sentences for the user about what stands in for ``image``; none when it cannot be stood in for."""
+    try:
+        return profile_for(image, ()).notes
+    except RaywardError:
+        return ()
+
+
 def container_argv(profile: ImageProfile, command: Sequence[str], args: Sequence[str]) -> tuple[str, ...]:
     """The words to execute, as Kubernetes combines command and args with the image's entry point.
 

@@ -250,21 +250,22 @@ class Run:
 
     def signal(self, number: int) -> None:
         """Send a signal to the container's first process, if it is still that one."""
-        if self.pid is not None and self.ended is None:
-            if linux.process_start_time(self.pid) != self.start_time:
-                return
+        if self.pid is None or not self.running:
+            # Not executed yet: there is nobody to be asked. The container's process dies with its shim.
+            self._shim.kill()
+        elif self.ended is None and linux.process_start_time(self.pid) == self.start_time:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-        elif self.pid is None:
-            self._shim.kill()
 
 
-def last_words(place: Place, container: str) -> str:
-    """What a container left to say: its termination log if it wrote one, else the end of its log."""
+def last_words(place: Place, container: str, code: int) -> str:
+    """What a container left to say: its termination log, else the end of a failed one's log."""
     with suppress(OSError):
         written = place.termination_log(container).read_bytes()
         if written:
             return written[-_LONGEST_MESSAGE:].decode(errors="replace")
+    if code == 0:
+        return ""
     try:
         with open(place.log(container), "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LONGEST_MESSAGE))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rayward.errors import RaywardError
-from rayward.local import execute, probes, restart
+from rayward.local import execute, images, probes, restart
 from rayward.local.environment import Manifest, NotYet
 from rayward.local.launch import Place, Run, build_spec, last_words
 from rayward.local.pod_status import RUNNING, TERMINATED, ContainerView, terminated, waiting
@@ -91,6 +91,8 @@ class Member:
         try:
             wanted = probes.probes_of(self.manifest, self._place.facts.name)
             self._spec = build_spec(self.manifest, self._place, sources, self._starts)
+            for note in images.notes_for(str(self.manifest.get("image", ""))):
+                print(f"{timestamp()} container {self.name}: {note}", flush=True)
             self.run = Run(self._spec, self._place)
         except NotYet as error:
             self.hold(error.reason, str(error), now)
@@ -138,7 +140,9 @@ class Member:
             self._runs += 1
             self._times = (timestamp(), "")
             self._state = {RUNNING: {"startedAt": self._times[0]}}
-            if self._prober is not None:
+            if self._stopping:
+                self._ask_to_end(run, self._kill_at or now)
+            elif self._prober is not None:
                 self._prober.start(now)
         if over:
             self._over(run, now)
@@ -164,7 +168,7 @@ class Member:
         self._times = (self._times[0] or timestamp(), timestamp())
         starved = number == signal.SIGKILL and not stopped and _out_of_memory_kills() > self._oom_kills
         state = terminated(
-            code, number, last_words(self._place, self.name), self._times, out_of_memory=starved
+            code, number, last_words(self._place, self.name, code), self._times, out_of_memory=starved
         )
         decision = restart.after_exit(self._policy, code, now - run.started, self._exits)
         self._exits = decision.exits
@@ -189,7 +193,7 @@ class Member:
                 self._state = terminated(137, 0, "the Pod was stopped before the container ran", (now, now))
 
     def stop(self, now: float, grace_s: float, why: str) -> None:
-        """End the run: preStop hook, SIGTERM, SIGKILL after ``grace_s`` seconds. A shorter grace replaces a longer."""
+        """End the run: preStop hook, SIGTERM, SIGKILL after ``grace_s`` seconds (the shortest asked for)."""
         if self.run is None:
             return
         deadline = now + max(grace_s, 0.0)
@@ -200,18 +204,23 @@ class Member:
         print(f"{timestamp()} stopping container {self.name}: {why}", flush=True)
         if self._prober is not None:
             self._prober.stop()
+        if self.run.running:
+            self._ask_to_end(self.run, deadline)
+        # Otherwise its command is just about to be executed: `advance` asks it as soon as it is.
+
+    def _ask_to_end(self, run: Run, deadline: float) -> None:
         command = (((self.manifest.get("lifecycle") or {}).get("preStop") or {}).get("exec") or {}).get(
             "command"
         )
         plan = self._plan_exec(tuple(command)) if command else None
         if plan is None:
-            self.run.signal(signal.SIGTERM)
+            run.signal(signal.SIGTERM)
             return
         try:
             self._hook = (ExecAttempt(plan, self._selector), deadline)
         except OSError as error:
             print(f"{timestamp()} preStop hook of {self.name}: {error}", flush=True)
-            self.run.signal(signal.SIGTERM)
+            run.signal(signal.SIGTERM)
 
     def _end_hook(self) -> None:
         if self._hook is not None:

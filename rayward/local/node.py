@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import os
 import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -96,6 +97,7 @@ class Node:
             for workload in self.folder.list(kind):
                 self._reconcile_workload(workload, pods)
         self._collect_orphans()
+        self._keep_claims()
         self._run_pods()
         self._write_hosts()
         return going_down and not self.folder.list("Pod") and not self.folder.list("RayCluster")
@@ -195,6 +197,15 @@ class Node:
                 if owners and not owners & uids:
                     self._delete(kind, item["metadata"]["name"])
 
+    def _keep_claims(self) -> None:
+        """A folder for each claim, and none for a claim that is gone."""
+        claims = {item["metadata"]["name"] for item in self.folder.list("PersistentVolumeClaim")}
+        for name in claims:
+            (self.folder.claims / name).mkdir(exist_ok=True)
+        for path in self.folder.claims.iterdir():
+            if path.name not in claims:
+                shutil.rmtree(path, ignore_errors=True)
+
     def _take_down(self) -> None:
         """Ray clusters first, for their cleanup Job may need a Redis that runs here; then the rest."""
         clusters = self.folder.list("RayCluster")
@@ -231,8 +242,16 @@ class Node:
             process = self._process(pod)
             if pod["metadata"].get("deletionTimestamp"):
                 self._end_pod(pod, process)
-            elif not process.started:
+            elif not process.started and not self._predecessor_lives(pod):
                 self._start_pod(pod, process)
+
+    def _predecessor_lives(self, pod: Manifest) -> bool:
+        """Whether an older head still has a process: one GCS may write, and the new one takes its address."""
+        role = _lasting_role(pod)
+        others = (other for other in self.folder.list("Pod") if other["metadata"]["uid"] != pod["metadata"]["uid"])
+        return role is not None and any(
+            _lasting_role(other) == role and self._process(other).started for other in others
+        )
 
     def _end_pod(self, pod: Manifest, process: PodProcess) -> None:
         name = pod["metadata"]["name"]

@@ -18,6 +18,8 @@ _STUCK = {
     "InvalidImageName",
 }
 
+_SENTENCE_LINES = 4
+
 
 @dataclass(frozen=True)
 class PodState:
@@ -54,7 +56,7 @@ def pod_state(pod: Manifest) -> PodState:
         state = entry.get("state") or {}
         waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
         if waiting.get("reason") and waiting["reason"] not in ("PodInitializing", "ContainerCreating"):
-            shown, message = waiting["reason"], waiting.get("message", "") or _last_words(entry)
+            shown, message = waiting["reason"], _last_words(entry) or waiting.get("message", "")
             break
         if ended and shown not in ("Succeeded", "Failed") and ended.get("reason") != "Completed":
             shown, message = ended.get("reason", "Error"), ended.get("message", "")
@@ -85,5 +87,7 @@ def assess(pods: Sequence[Manifest], ray_clusters: Iterable[Manifest], workloads
     ready = clusters_ready and len(states) >= wanted and all(state.is_ready for state in states)
     if stuck is None:
         return Progress(states, ready)
+    # A short message is a sentence that somebody wrote; a long one is the tail of a log.
     words = stuck.message.splitlines()
-    return Progress(states, False, f"{stuck.name}: {stuck.status}" + (f": {words[-1]}" if words else ""))
+    told = stuck.message if len(words) <= _SENTENCE_LINES else words[-1]
+    return Progress(states, False, f"{stuck.name}: {stuck.status}" + (f": {told}" if told else ""))

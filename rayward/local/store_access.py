@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rayward.api.fault_tolerance import Backend, fault_tolerance
 from rayward.api.raycluster import parse_ray_cluster
 from rayward.errors import RaywardError
 from rayward.local import state
 from rayward.local.cluster import LocalCluster
-from rayward.local.state import read_json
+from rayward.local.state import Manifest, read_json
 from rayward.store.address import RedisAddress, parse_redis_address
 from rayward.store.connection import connect
 from rayward.store.redis_source import RedisSource
@@ -46,13 +45,13 @@ def open_source(cluster: LocalCluster) -> Iterator[tuple[StateSource, str]]:
     tolerance = fault_tolerance(parse_ray_cluster(clusters[0]))
     if tolerance.backend is Backend.MEMORY:
         raise RaywardError("its GCS keeps its state in memory", where=f"cluster {cluster.name}")
-    head, spec, pid = _head(cluster)
-    environment: dict[str, str] = spec["env"]
+    head, environment = _head(cluster)
     if tolerance.backend is Backend.ROCKSDB:
-        root = Path(f"/proc/{pid}/root") if cluster.mode == "namespaces" else Path("/")
-        yield RocksDbSource(root / environment["RAY_gcs_storage_path"].lstrip("/")), ""
+        path = environment["RAY_gcs_storage_path"]
+        yield RocksDbSource(_claim_folder(cluster, head, path) if cluster.mode == "namespaces" else Path(path)), ""
         return
-    address = _resolved(parse_redis_address(environment["RAY_REDIS_ADDRESS"]), cluster.pod_folder(head))
+    address = parse_redis_address(environment["RAY_REDIS_ADDRESS"])
+    address = _resolved(address, cluster.pod_folder(head["metadata"]["name"]))
     client = connect(address, environment.get("REDIS_USERNAME"), environment.get("REDIS_PASSWORD"))
     try:
         namespace = tolerance.namespace_in_use
@@ -61,18 +60,31 @@ def open_source(cluster: LocalCluster) -> Iterator[tuple[StateSource, str]]:
         client.close()
 
 
-def _head(cluster: LocalCluster) -> tuple[str, dict[str, Any], int]:
+def _head(cluster: LocalCluster) -> tuple[Manifest, dict[str, str]]:
+    """The head Pod and the environment that its Ray container was given."""
     for pod in cluster.pods(ray_io_node_type="head"):
         name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
         spec = read_json(cluster.pod_folder(name) / "containers" / f"{container}.json")
-        running = pod["status"].get("rayward", {}).get("containers", {}).get(container)
-        if spec and running:
-            return name, spec, int(running["pid"])
+        if spec:
+            return pod, spec["env"]
     raise RaywardError(
         "no head Pod runs",
         where=f"cluster {cluster.name}",
         todo="`rayward get pods`, or name a store with --redis or --rocksdb",
     )
+
+
+def _claim_folder(cluster: LocalCluster, head: Manifest, path: str) -> Path:
+    """Where a path inside the head's container rests on this machine, by the claim that is mounted there."""
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in head["spec"].get("volumes", ())
+        if "persistentVolumeClaim" in volume
+    }
+    for mount in head["spec"]["containers"][0].get("volumeMounts", ()):
+        if mount["name"] in claims and mount["mountPath"].rstrip("/") == path.rstrip("/"):
+            return cluster.folder.claims / claims[mount["name"]] / mount.get("subPath", "")
+    raise RaywardError(f"no claim is mounted at {path}", where=f"Pod {head['metadata']['name']}")
 
 
 def _resolved(address: RedisAddress, pod_folder: Path) -> RedisAddress:

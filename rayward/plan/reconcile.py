@@ -204,9 +204,9 @@ def _head(heads: list[Raw], steps: _Steps) -> bool:
     restart = steps.cluster.annotations.get(names.NO_HEAD_RESTART) != "true"
     if not restart and is_provisioned(steps.cluster.status):
         return False
-    holder = _disk_holder(steps.ft, heads, steps.now)
+    holder = _store_holder(steps.ft, heads, steps.now)
     if holder is not None:
-        message = f"Waiting for {holder} to let go of the store's files before the next head starts"
+        message = f"Waiting for {holder} to end before the next head starts: one GCS may write"
         steps.events.append(Event("Normal", "WaitingForHeadPod", message))
         return True
     # A head on its way out, perhaps for ever on a dead node, is not waited for: names differ.
@@ -217,10 +217,10 @@ def _head(heads: list[Raw], steps: _Steps) -> bool:
     return True
 
 
-def _disk_holder(ft: FaultTolerance, heads: list[Raw], now: float) -> str | None:
-    """The old head that still has the RocksDB files open: two processes cannot share them, and a new
-    head would only use up its restarts. Past its time of death by DEAD_NODE_S its node counts as lost."""
-    if ft.backend is not Backend.ROCKSDB:
+def _store_holder(ft: FaultTolerance, heads: list[Raw], now: float) -> str | None:
+    """The old head whose GCS may still write to the store: two of them must not, and without a fence only
+    waiting for its end makes sure. Past its time of death by DEAD_NODE_S its node counts as lost."""
+    if ft.backend is Backend.MEMORY:
         return None
     for pod in heads:
         due = seconds(pod["metadata"].get("deletionTimestamp"))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import redis
 
 PROBE_TIMEOUT_S = 5.0
+# The ACL rules under which GCS of Ray 2.60 works; scripts are for rayward.
+RIGHTS = ("~RAY*", "~rayward:*", "~DUMMY", "+@read", "+@write", "+@connection", "+@scripting", "+info")
 
 
 class FaultKind(enum.Enum):
@@ -178,8 +180,7 @@ _TODO = {
     FaultKind.TIMEOUT: "check that Redis runs there and that no firewall or NetworkPolicy drops packets",
     FaultKind.WRONG_PASSWORD: "correct the user name and password (redisPassword, or its Secret)",
     FaultKind.NO_PASSWORD: "give the password (redisPassword, or REDIS_PASSWORD in the environment)",
-    FaultKind.NO_PERMISSION: "allow this user what GCS needs: "
-    "~RAY* ~rayward:* ~DUMMY +@read +@write +@connection +@scripting +info",
+    FaultKind.NO_PERMISSION: f"allow this user what GCS and rayward need: {' '.join(RIGHTS)}",
     FaultKind.LOADING: "wait until it has loaded its data",
     FaultKind.READONLY: "point the address at the primary, or wait for the failover to end",
     FaultKind.TLS: "use rediss:// for a TLS port and redis:// for a plain one; "

@@ -27,6 +27,12 @@ class RedisSource(StateSource):
         self._client: Any = client
         self._legacy_namespaces = legacy_namespaces
 
+    @property
+    def client(self) -> redis.Redis:
+        """The connection that is read from, for what is not about tables (cleanup, the server's version)."""
+        client: redis.Redis = self._client
+        return client
+
     def rows(self) -> Iterator[TableRow]:
         """See ``StateSource.rows``; sizes are those of ``MEMORY USAGE``."""
         for key in sorted(set(list_redis_keys(self._client))):

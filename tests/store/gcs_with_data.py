@@ -53,6 +53,7 @@ def start_head(directory: Path, port: str, client_port: str, agent_port: str) ->
     command += ["--min-worker-port", "0", "--max-worker-port", "0", "--ray-client-server-port", client_port]
     command += ["--dashboard-agent-listen-port", agent_port, "--object-store-memory", "80000000"]
     if "REDIS_PASSWORD" in os.environ:
+        command += ["--redis-username", os.environ["REDIS_USERNAME"]]
         command += ["--redis-password", os.environ["REDIS_PASSWORD"]]
     with (directory / "start.log").open("wb") as log:
         subprocess.run([*command, "--disable-usage-stats"], check=True, stdout=log, stderr=log, timeout=90)

@@ -200,6 +200,7 @@ def test_the_job_waits_for_a_redis_that_is_away(tmp_path: Path, capsys: pytest.C
         ({"RAY_external_storage_namespace": "a@b"}, "'@'"),
         ({"RAYWARD_CLEANUP_TIMEOUT_S": "soon"}, "RAYWARD_CLEANUP_TIMEOUT_S"),
         ({"RAYWARD_CLEANUP_TIMEOUT_S": "nan"}, "RAYWARD_CLEANUP_TIMEOUT_S"),
+        ({"RAYWARD_CLEANUP_TIMEOUT_S": "inf"}, "RAYWARD_CLEANUP_TIMEOUT_S"),
         ({"REDIS_PASSWORD": SECRET}, "has none"),
         ({"RAY_REDIS_ADDRESS": f"redis://:{SECRET}@127.0.0.1:1"}, "refused"),
     ],

@@ -18,6 +18,7 @@ from redis_server import Server, free_port, running
 
 from rayward.errors import RaywardError
 from rayward.store.cleanup import cleanup
+from rayward.store.connection import RIGHTS
 from rayward.store.decode import show_table, to_json_lines
 from rayward.store.redis_source import RedisSource
 from rayward.store.rocksdb import inspect_directory
@@ -97,7 +98,11 @@ def rocksdb_gcs(short_directory: Path) -> Iterator[Gcs]:
 @pytest.fixture(scope="module")
 def password_server(short_directory: Path) -> Iterator[Server]:
     with running(short_directory / "redis", "--requirepass", SECRET) as server:
-        server.client(password=SECRET).config_resetstat()
+        admin = server.client(password=SECRET)
+        # The user that GCS logs in with has no more than the rights that rayward's error advises.
+        admin.execute_command("ACL", "SETUSER", "ray", "on", f">{SECRET}", *RIGHTS)
+        admin.config_resetstat()
+        admin.close()
         yield server
 
 
@@ -108,6 +113,7 @@ def redis_gcs(short_directory: Path, password_server: Server) -> Iterator[Gcs]:
     environment = {
         "RAY_REDIS_ADDRESS": password_server.address.hostport,
         "RAY_external_storage_namespace": NAMESPACE,
+        "REDIS_USERNAME": "ray",
         "REDIS_PASSWORD": SECRET,
     }
     yield from head(environment, directory)
@@ -198,7 +204,7 @@ def test_a_damaged_database_is_a_clear_error(rocksdb_gcs: Gcs, tmp_path: Path) -
 def test_redis_of_a_running_gcs(redis_gcs: Gcs, password_server: Server) -> None:
     client = password_server.client(password=SECRET)
     spoken = {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
-    assert spoken - SPOKEN <= {"config", "client", "hello"}
+    assert spoken - SPOKEN <= {"config", "client", "hello", "acl"}
     assert {"hset", "hscan", "ping", "del", "incrby"} <= spoken
 
     source = RedisSource(client)

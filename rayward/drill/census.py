@@ -1,0 +1,135 @@
+"""Counts what a fault must not touch: the Pods of a cluster, their containers' restarts, their raylets.
+
+Looks from outside, by the cluster's folder and /proc, so that it also sees what an agent would not tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayward.errors import RaywardError
+from rayward.local.agent_status import is_ray_node
+from rayward.local.cluster import LocalCluster
+from rayward.local.pod_process import processes_of_pods
+from rayward.local.state import Manifest, read_json
+
+GCS, RAYLET = "gcs_server", "raylet"
+_COMM_LIMIT = 15
+
+Identity = tuple[int, int]
+"""A process by pid (as the host sees it) and start time: no later process has the same."""
+
+
+@dataclass(frozen=True)
+class PodCount:
+    """One Ray Pod at one moment."""
+
+    name: str
+    is_head: bool
+    restarts: int
+    raylet: Identity | None
+
+
+@dataclass(frozen=True)
+class Census:
+    """All Ray Pods of a cluster at one moment."""
+
+    pods: tuple[PodCount, ...]
+
+
+def find_process(pod: Manifest, program: str) -> Identity | None:
+    """The process in a Pod that runs ``program``, None when there is none."""
+    for pid in processes_of_pods({str(pod["metadata"]["uid"])}):
+        with contextlib.suppress(OSError):
+            name, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+            fields = rest.split()
+            if name == program[:_COMM_LIMIT] and fields[0] != "Z":
+                return pid, int(fields[19])
+    return None
+
+
+def take(cluster: LocalCluster) -> Census:
+    """Count now."""
+    counts = []
+    for pod in cluster.pods():
+        if not is_ray_node(pod) or pod["metadata"].get("deletionTimestamp"):
+            continue
+        statuses = pod["status"].get("containerStatuses") or ()
+        counts.append(
+            PodCount(
+                name=pod["metadata"]["name"],
+                is_head=pod["metadata"]["labels"]["ray.io/node-type"] == "head",
+                restarts=sum(int(entry.get("restartCount", 0)) for entry in statuses),
+                raylet=find_process(pod, RAYLET),
+            )
+        )
+    return Census(tuple(counts))
+
+
+def _changes(before: PodCount | None, after: PodCount | None) -> int:
+    if before is None or after is None:
+        # A Pod that vanished counts as one restart; the one that came in its place is not counted again.
+        return int(after is None)
+    restarts = after.restarts - before.restarts
+    return max(restarts, int(before.raylet != after.raylet))
+
+
+def restarts_between(before: Census, after: Census, *, heads: bool) -> int:
+    """How often heads, or workers, started anew between two counts: container restarts, Pods that were
+    replaced, and raylets that are not the same process any more. Pure."""
+    old = {pod.name: pod for pod in before.pods if pod.is_head is heads}
+    new = {pod.name: pod for pod in after.pods if pod.is_head is heads}
+    return sum(_changes(old.get(name), new.get(name)) for name in old.keys() | new.keys())
+
+
+def head_pod(cluster: LocalCluster) -> Manifest:
+    """The one head Pod; raises RaywardError when there is none."""
+    for pod in cluster.pods(ray_io_node_type="head"):
+        if is_ray_node(pod) and not pod["metadata"].get("deletionTimestamp"):
+            return pod
+    raise RaywardError(
+        "no head Pod runs", where=f"cluster {cluster.name}", todo="a drill needs a cluster that holds a RayCluster"
+    )
+
+
+def worker_pods(cluster: LocalCluster) -> list[Manifest]:
+    """Its worker Pods; raises RaywardError when there is none."""
+    found = [
+        pod
+        for pod in cluster.pods(ray_io_node_type="worker")
+        if is_ray_node(pod) and not pod["metadata"].get("deletionTimestamp")
+    ]
+    if not found:
+        raise RaywardError(
+            "no worker Pod runs, and a drill watches what happens on workers",
+            where=f"cluster {cluster.name}",
+            todo="give a workerGroupSpec at least one replica",
+        )
+    return found
+
+
+def gcs_process(cluster: LocalCluster) -> Identity:
+    """The gcs_server of the cluster's head; raises RaywardError when it does not run."""
+    head = head_pod(cluster)
+    found = find_process(head, GCS)
+    if found is None:
+        raise RaywardError(
+            "no gcs_server runs in the head Pod",
+            where=f"Pod {head['metadata']['name']}",
+            todo="wait until the cluster is ready: `rayward get pods`, `rayward status`",
+        )
+    return found
+
+
+def gcs_address(cluster: LocalCluster) -> tuple[str, int]:
+    """Where the head's GCS listens, as seen from this host."""
+    head = head_pod(cluster)
+    container = head["spec"]["containers"][0]
+    ports = {port.get("name"): int(port["containerPort"]) for port in container.get("ports", ())}
+    port = next((ports[name] for name in ("gcs-server", "gcs", "redis") if name in ports), 6379)
+    if cluster.mode == "host":
+        place = read_json(cluster.pod_folder(head["metadata"]["name"]) / "pod.json")["host"]
+        return str(place["address"]), int(place["ports"].get(str(port), port))
+    return str(head["status"].get("podIP")), port

@@ -1,0 +1,2 @@
+def drill_report(result):
+    return ""

@@ -1,0 +1,109 @@
+"""A drill's result as JSON: the figures over all runs, the runs, and the machine. Pure.
+
+These names are a promise to whoever reads the files; later faults add to them and rename nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rayward.drill.record import RunRecord, failures
+from rayward.drill.statistics import median, ratio, spread
+
+_SPREADS = {
+    "gcs_ready_s": "gcs_ready_s",
+    "new_actor_s": "new_actor_s",
+    "task_s": "task_s",
+    "placement_group_s": "placement_group_s",
+    "call_gap_s": "call_gap_max_s",
+}
+_SUMS = (
+    "calls",
+    "calls_failed",
+    "tasks",
+    "tasks_failed",
+    "worker_restarts",
+    "head_pod_restarts",
+    "gcs_restarts",
+    "state_lost",
+)
+
+
+@dataclass(frozen=True)
+class DrillOutcome:
+    """Everything that one drill measured. ``quiet_actors_s`` are new actors while nothing was wrong;
+    ``limit`` is the bound in seconds that a run was held against; ``asked`` how many runs were asked for."""
+
+    fault: str
+    asked: int
+    seed: int
+    limit: float
+    pause: float
+    runs: tuple[RunRecord, ...]
+    quiet_actors_s: tuple[float, ...]
+    machine: Mapping[str, Any]
+    ended_early: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every run that was asked for took place and held."""
+        held = all(not failures(run, self.limit) for run in self.runs)
+        return held and len(self.runs) == self.asked and not self.ended_early
+
+
+def figures(outcome: DrillOutcome) -> dict[str, Any]:
+    """Spreads over all runs, sums over all runs, and the floor: what no supervisor can be quicker than."""
+    found: dict[str, Any] = {
+        name: spread(getattr(run, attribute) for run in outcome.runs) for name, attribute in _SPREADS.items()
+    }
+    found.update({name: sum(getattr(run, name) for run in outcome.runs) for name in _SUMS})
+    starts = [run.gcs_start_s for run in outcome.runs if run.gcs_start_s is not None]
+    found["floor"] = {
+        "gcs_start_s": median(starts) if starts else None,
+        "quiet_actor_s": median(outcome.quiet_actors_s) if outcome.quiet_actors_s else None,
+    }
+    return found
+
+
+def run_json(run: RunRecord, limit: float) -> dict[str, Any]:
+    """One run, with its verdict."""
+    why = failures(run, limit)
+    return {**asdict(run), "state_lost": run.state_lost, "held": not why, "failures": why}
+
+
+def result_json(outcome: DrillOutcome, stock: DrillOutcome | None = None) -> dict[str, Any]:
+    """The whole result; with ``stock``, that of plain Ray beside it and the ratios of the medians."""
+    found: dict[str, Any] = {
+        "fault": outcome.fault,
+        "n": len(outcome.runs),
+        "ok": outcome.ok,
+        "figures": figures(outcome),
+        "runs": [run_json(run, outcome.limit) for run in outcome.runs],
+        "machine": dict(outcome.machine),
+        "asked": outcome.asked,
+        "seed": outcome.seed,
+        "pause_s": outcome.pause,
+        "limit_s": outcome.limit,
+        "ended_early": outcome.ended_early,
+    }
+    if stock is not None:
+        found["stock"] = {key: value for key, value in result_json(stock).items() if key != "machine"}
+        found["times_quicker_than_stock"] = quicker(found["figures"], found["stock"]["figures"])
+    return found
+
+
+def quicker(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, float | None]:
+    """By how much the medians differ, as a factor."""
+    return {name: ratio(ours[name]["p50"], theirs[name]["p50"]) for name in _SPREADS if name != "call_gap_s"}
+
+
+def stop_reason(runs: Sequence[RunRecord], limit: float) -> str:
+    """Why no further run makes sense after the last one; empty when it does."""
+    if not runs:
+        return ""
+    last = runs[-1]
+    if last.new_actor_s is None:
+        return f"run {last.run}: the cluster takes no new actor any more"
+    return "" if not last.errors else f"run {last.run}: {failures(last, limit)[-1]}"

@@ -1,0 +1,161 @@
+"""What local decides without touching the machine: addresses, ports, names, progress."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayward.errors import RaywardError
+from rayward.local import names
+from rayward.local.addresses import host_place, loopback_subnet, pick_address
+from rayward.local.progress import assess, pod_state
+from rayward.local.state import ClusterFolder, check_name, is_alive, own_start_time
+
+
+def test_addresses_start_after_the_hosts_and_fill_gaps() -> None:
+    assert pick_address("10.90.3.0/24", ()) == "10.90.3.2"
+    assert pick_address("10.90.3.0/24", ("10.90.3.2", "10.90.3.4")) == "10.90.3.3"
+
+
+def test_a_head_gets_its_predecessors_address_when_it_is_free() -> None:
+    assert pick_address("10.90.3.0/24", ("10.90.3.2",), before="10.90.3.9") == "10.90.3.9"
+    assert pick_address("10.90.3.0/24", ("10.90.3.9",), before="10.90.3.9") == "10.90.3.2"
+
+
+def test_a_full_subnet_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no free address"):
+        pick_address("10.90.3.0/30", ("10.90.3.2",))
+
+
+def test_loopback_subnets_differ_and_avoid_the_common_ones() -> None:
+    first = loopback_subnet("a", ())
+    second = loopback_subnet("a", (first,))
+    assert first != second
+    assert all(64 <= int(subnet.split(".")[1]) < 184 for subnet in (first, second))
+
+
+def place(kind: str | None, index: int = 0) -> Any:
+    """A place with ports counted up from 20000."""
+    ports = itertools.count(20000)
+    return host_place("127.70.0.2", [6379], kind, index, "/tmp/r", lambda: next(ports))
+
+
+def test_on_the_hosts_network_no_two_ports_of_a_head_are_the_same() -> None:
+    head = place("head")
+    options = dict(word.removeprefix("--").split("=") for word in head.ray_start_args)
+    ports = [value for name, value in options.items() if name.endswith("port") and "worker" not in name]
+    assert len(set(ports)) == len(ports)
+    assert options["port"] == str(head.ports["6379"])
+    assert options["node-ip-address"] == "127.70.0.2"
+    assert options["temp-dir"] == "/tmp/r"
+
+
+def test_worker_ports_of_two_nodes_do_not_overlap() -> None:
+    def worker_ports(index: int) -> set[int]:
+        words = dict(word.removeprefix("--").split("=") for word in place("worker", index).ray_start_args)
+        return set(range(int(words["min-worker-port"]), int(words["max-worker-port"]) + 1))
+
+    assert not worker_ports(0) & worker_ports(1)
+
+
+def test_a_pod_that_is_no_ray_node_gets_ports_only() -> None:
+    assert place(None).ray_start_args == ()
+
+
+SERVICE = {
+    "metadata": {"name": "redis"},
+    "spec": {"ports": [{"port": 6379, "targetPort": 7000}, {"port": 80}]},
+}
+
+
+def test_a_hosts_file_names_the_pod_and_every_service_with_an_endpoint() -> None:
+    text = names.hosts_file("p", "10.90.0.5", [(SERVICE, ("10.90.0.2", "10.90.0.3")), (SERVICE, ())], "default")
+    assert "10.90.0.5\tp\n" in text
+    assert "10.90.0.2\tredis redis.default redis.default.svc redis.default.svc.cluster.local\n" in text
+    assert text.count("redis.default.svc.cluster.local") == 1
+
+
+def test_substitutions_follow_target_ports_to_host_ports() -> None:
+    found = names.substitutions([(SERVICE, ("127.70.0.3", {"7000": 24000}))], "default")
+    assert found["redis:6379"] == "127.70.0.3:24000"
+    assert found["redis.default.svc.cluster.local:80"] == "127.70.0.3:80"
+    assert names.substitutions([(SERVICE, None)], "default") == {}
+
+
+def pod(ready: bool = True, phase: str = "Running", **state: Any) -> dict[str, Any]:
+    """A Pod with one container."""
+    entry = {"name": "c", "ready": ready, "restartCount": 2, "state": state or {"running": {}}}
+    return {
+        "metadata": {"name": "p"},
+        "spec": {"containers": [{}]},
+        "status": {"phase": phase, "containerStatuses": [entry]},
+    }
+
+
+def test_a_pods_line_reads_as_kubectls() -> None:
+    seen = pod_state(pod())
+    assert (seen.status, seen.ready, seen.containers, seen.restarts, seen.is_ready) == ("Running", 1, 1, 2, True)
+    assert pod_state(pod(phase="Succeeded")).status == "Completed"
+    gone = pod()
+    gone["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert pod_state(gone).status == "Terminating"
+
+
+def test_a_crash_loop_shows_the_containers_last_words() -> None:
+    crashing = pod(False, waiting={"reason": "CrashLoopBackOff", "message": "back-off 10s"})
+    crashing["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"message": "no disk\n  try: buy one"}}
+    assert assess([crashing], [], []).stuck == "p: CrashLoopBackOff: no disk\n  try: buy one"
+    crashing["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"message": "a\nb\nc\nd\nlast"}}
+    assert assess([crashing], [], []).stuck == "p: CrashLoopBackOff: last"
+
+
+@pytest.mark.parametrize(
+    ("pods", "state", "replicas", "ready"),
+    [
+        ([pod()], "ready", 1, True),
+        ([pod(False)], "ready", 1, False),
+        ([pod()], "", 1, False),
+        ([pod()], "ready", 2, False),
+    ],
+)
+def test_ready_means_every_pod_and_every_ray_cluster(
+    pods: list[dict[str, Any]], state: str, replicas: int, ready: bool
+) -> None:
+    progress = assess(pods, [{"status": {"state": state}}], [{"spec": {"replicas": replicas}}])
+    assert progress.ready is ready
+    assert progress.stuck == ""
+
+
+@pytest.mark.parametrize("name", ["A", "a_b", "-a", "a" * 54, "", "a/b", ".."])
+def test_names_that_cannot_be_used(name: str) -> None:
+    with pytest.raises(RaywardError, match="cannot be a cluster's name"):
+        check_name(name)
+
+
+def test_a_folder_is_made_once(tmp_path: Path) -> None:
+    folder = ClusterFolder(tmp_path / "c")
+    folder.create()
+    with pytest.raises(RaywardError, match="is up already"):
+        folder.create()
+
+
+def test_objects_are_kept_by_kind_and_name(tmp_path: Path) -> None:
+    folder = ClusterFolder(tmp_path / "c")
+    folder.create()
+    with folder.locked():
+        folder.put({"kind": "Pod", "metadata": {"name": "b"}})
+        folder.put({"kind": "Pod", "metadata": {"name": "a"}})
+    assert [item["metadata"]["name"] for item in folder.list("Pod")] == ["a", "b"]
+    folder.drop("Pod", "a")
+    folder.drop("Pod", "a")
+    assert folder.get("Pod", "a") is None
+    assert folder.kinds() == ["Pod"]
+
+
+def test_a_process_is_known_by_pid_and_start_time() -> None:
+    pid = int(Path("/proc/self").resolve().name)
+    assert is_alive(pid, own_start_time())
+    assert not is_alive(pid, own_start_time() + 1)

@@ -1,0 +1,27 @@
+"""Names stay within what Kubernetes allows, the way the published names do."""
+
+from __future__ import annotations
+
+import pytest
+
+from rayward.plan import names
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [("short", 63, "short"), ("abcdef", 3, "def"), ("abc-ef", 3, "ref"), ("a" * 64, 63, "a" * 63)],
+)
+def test_trim_front(text: str, limit: int, expected: str) -> None:
+    assert names.trim_front(text, limit) == expected
+
+
+def test_pod_prefixes_are_cut_at_fifty_and_lower_case() -> None:
+    assert names.head_generate_name("c" * 53) == "c" * 50 + "-head-"
+    assert names.worker_generate_name("demo", "GPU-group") == "demo-gpu-group-worker-"
+    assert names.worker_generate_name("c" * 53, "g") == "c" * 50 + "-worker-"
+
+
+def test_the_cleanup_job_of_the_longest_name_fits() -> None:
+    name = names.cleanup_job_name("a" * 53)
+    assert len(name) == 63
+    assert name.endswith("-redis-cleanup")
