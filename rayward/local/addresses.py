@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+AGENT_PORT = 8008
 FIRST_HOST_PORT, LAST_HOST_PORT = 20_000, 29_999
 _WORKER_PORTS_FROM, _WORKER_PORTS = 30_000, 100
 _RAY_PORT_OPTIONS = (
@@ -65,7 +66,7 @@ def host_place(
     """Choose ports for one Pod. ``ray_node_type`` is "head", "worker" or None for a Pod that is no Ray
     node; ``index`` numbers the cluster's Ray nodes from 0; ``free_port`` gives a port that nobody has."""
     ports = {str(port): free_port() for port in container_ports}
-    ports["agent"] = free_port()
+    ports["agent"] = ports[str(AGENT_PORT)] = free_port()
     if ray_node_type is None:
         return HostNetworkPlace(address, ports)
     options = {name: str(free_port()) for name in _RAY_PORT_OPTIONS}

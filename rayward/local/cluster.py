@@ -29,7 +29,7 @@ from rayward.api.validation import validate
 from rayward.errors import RaywardError
 from rayward.local import linux, state
 from rayward.local.agent_status import waiting_for
-from rayward.local.addresses import loopback_subnet
+from rayward.local.addresses import AGENT_PORT, loopback_subnet
 from rayward.local.execute import ExecPlan, exec_command
 from rayward.local.network import Fabric, free_subnet, host_routes
 from rayward.local.node import now_text
@@ -141,7 +141,7 @@ class LocalCluster:
         if self.mode == "host":
             place = state.read_json(self.pod_folder(pod["metadata"]["name"]) / "pod.json")["host"]
             return str(place["address"]), int(place["ports"]["agent"])
-        return str(pod["status"].get("podIP")), 8008
+        return str(pod["status"].get("podIP")), AGENT_PORT
 
     # -- act -------------------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ def plan(spec: Mapping[str, Any], pid: int, argv: Sequence[str], nsenter: str = 
     """The plan for a container with this spec and first process; pure."""
     env: dict[str, str] = dict(spec["env"])
     if spec["mode"] == "host":
-        return ExecPlan(tuple(hostmode.substitute_all(argv, spec["replacements"])), env, spec["cwd"])
+        words = hostmode.substitute_all(argv, spec["replacements"])
+        return ExecPlan(hostmode.adapt_client(words, hostmode.HostFacts.from_json(spec["host"])), env, spec["cwd"])
     words = (
         nsenter,
         f"--target={pid}",

@@ -99,6 +99,15 @@ def _adapt_script(script: str, extra: Sequence[str]) -> str:
     )
 
 
+def adapt_client(argv: Sequence[str], facts: HostFacts) -> tuple[str, ...]:
+    """The words of a command that runs in a container of redis, with redis-cli told where that redis is."""
+    for place, word in enumerate(argv):
+        if word.rpartition("/")[2] == "redis-cli" and not {"-h", "-p", "-u", "-s"} & set(argv[place:]):
+            port = facts.ports.get("redis", facts.ports.get("6379", 6379))
+            return (*argv[: place + 1], "-h", facts.address, "-p", str(port), *argv[place + 1 :])
+    return tuple(argv)
+
+
 def ray_environment(facts: HostFacts) -> dict[str, str]:
     """What tells rayward's agent which ports and addresses its Ray has to use here."""
     variables = {

@@ -125,6 +125,11 @@ def _on_host(
     replacements.update({bind.target.rstrip("/"): bind.source for bind in binds})
     # Shared memory is the machine's own anyway, and Ray must find it under its real name.
     replacements.pop("/dev/shm", None)
+    if profile.cwd != "/":
+        # The image's own folder is not on this machine; its programs and their settings name it all the same.
+        stand_in = home if profile.cwd == profile.env.get("HOME") else data
+        replacements.setdefault(profile.cwd, str(stand_in))
+    _adapt_config_maps(place, replacements)
     variables = hostmode.substitute_environment(spec["env"], replacements)
     variables["HOME"] = str(home)
     if profile.fresh_directories:
@@ -132,10 +137,34 @@ def _on_host(
     argv = hostmode.substitute_all(spec["argv"], replacements)
     data_folder = replacements.get("/data", str(data))
     cwd = hostmode.substitute(spec["cwd"], replacements)
-    if cwd == spec["cwd"] and cwd != "/":
-        cwd = data_folder if cwd == "/data" else str(home)
+    if not os.path.isdir(cwd):
+        cwd = str(home)
     adapted = hostmode.adapt_argv(argv, place.host, data_folder)
-    return {**spec, "argv": list(adapted), "env": variables, "cwd": cwd, "replacements": replacements}
+    host = {"address": place.host.address, "ports": dict(place.host.ports)}
+    return {
+        **spec,
+        "argv": list(adapted),
+        "env": variables,
+        "cwd": cwd,
+        "replacements": replacements,
+        "host": host,
+    }
+
+
+def _adapt_config_maps(place: Place, replacements: Mapping[str, str]) -> None:
+    """Put the real paths and addresses into the text files of ConfigMap volumes: a server that is told
+    ``dir /data`` by its settings needs the folder that stands for /data here."""
+    for volume in place.pod["spec"].get("volumes") or ():
+        if "configMap" not in volume:
+            continue
+        for path in (place.folder / "volumes" / str(volume["name"])).rglob("*"):
+            try:
+                text = path.read_text(encoding="utf-8") if path.is_file() else ""
+            except UnicodeDecodeError:
+                continue
+            adapted = hostmode.substitute(text, replacements)
+            if adapted != text:
+                path.write_text(adapted, encoding="utf-8")
 
 
 def write_spec(spec: Mapping[str, Any], place: Place) -> Path:

@@ -14,7 +14,6 @@ from agent_node import (
     RAY,
     AgentNode,
     free_ports,
-    head,
     head_arguments,
     ray_ports,
     run_agent,
@@ -111,10 +110,10 @@ def test_head_without_a_store_starts_afresh_and_says_so(late_pair: tuple[AgentNo
     assert value_of(first, b"forgotten") is None
 
 
-def test_node_stops_within_seconds_while_its_gcs_is_stopped(agent_zip: Path, directory: Path) -> None:
-    with head(agent_zip, directory, {}) as node:
-        node.wait_ready()
-        os.kill(node.pid_of("gcs_server"), signal.SIGSTOP)
-        assert node.stop(8) == 0
-        assert "NodeStopped: all of its processes are gone" in node.text()
-        node.assert_nothing_left()
+def test_node_stops_within_seconds_while_its_gcs_is_stopped(shared_head: AgentNode) -> None:
+    """The last test of this module: it ends the shared head."""
+    shared_head.wait_ready()
+    os.kill(shared_head.pid_of("gcs_server"), signal.SIGSTOP)
+    assert shared_head.stop(8) == 0
+    assert "NodeStopped: all of its processes are gone" in shared_head.text()
+    shared_head.assert_nothing_left()

@@ -1,0 +1,54 @@
+"""Everything of one cluster that a machine could still hold once the cluster is down, looked for from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayward.local.cluster import LocalCluster
+from rayward.local.network import NAMESPACE_FOLDER, Fabric
+from rayward.local.pod_process import processes_of_pods
+from rayward.local.state import is_alive, read_json
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Where to look, noted while the cluster still runs."""
+
+    folder: Path
+    uids: frozenset[str]
+    node: tuple[int, int] | None
+    namespace: str
+    interface: str
+    temp_dir: str
+
+
+def note_traces(cluster: LocalCluster, earlier: Traces | None = None) -> Traces:
+    """Note where this cluster leaves traces; Pods that ``earlier`` notes knew stay in."""
+    node = read_json(cluster.folder.path / "node.json")
+    fabric = Fabric(cluster.name, str(cluster.folder.setting("subnet")))
+    uids = {str(pod["metadata"]["uid"]) for pod in cluster.folder.list("Pod")}
+    return Traces(
+        folder=cluster.folder.path,
+        uids=frozenset(uids | (earlier.uids if earlier else frozenset())),
+        node=(node["pid"], node["start_time"]) if node else None,
+        namespace=fabric.namespace,
+        interface=fabric.host_interface,
+        temp_dir=str(cluster.folder.setting("temp_dir") or ""),
+    )
+
+
+def count_leftovers(traces: Traces) -> dict[str, int]:
+    """How many processes, namespaces, mounts, network interfaces and folders are still there."""
+    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    namespace = NAMESPACE_FOLDER / traces.namespace
+    places = (str(traces.folder), str(namespace), *filter(None, [traces.temp_dir]))
+    folders = [traces.folder, namespace, *([Path(traces.temp_dir)] if traces.temp_dir else [])]
+    node = int(traces.node is not None and is_alive(*traces.node))
+    return {
+        "processes": len(set(processes_of_pods(set(traces.uids)))) + node,
+        "namespaces": int(namespace.exists()),
+        "mounts": sum(any(place in line for place in places) for line in mounts),
+        "network interfaces": int(Path("/sys/class/net", traces.interface).exists()),
+        "files": sum(folder.exists() for folder in folders),
+    }

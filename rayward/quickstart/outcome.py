@@ -1,0 +1,32 @@
+"""The story's result as files: result.json for programs, report.html for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rayward.drill.machine import host_facts
+from rayward.drill.report import story_report
+from rayward.quickstart.steps import StepResult, result_rows
+from rayward.quickstart.story import STOCK_SECONDS
+
+
+def write(
+    out: Path, steps: Sequence[StepResult], held: bool, seconds: float, mode: str, drill: Mapping[str, Any]
+) -> None:
+    """Write both files into ``out``; ``drill`` is the result of the drill in step 4, empty without one."""
+    result = {
+        "ok": held,
+        "seconds": seconds,
+        "mode": mode,
+        "steps": [{**asdict(step), "held": step.held} for step in steps],
+        "new_actor_s": drill.get("figures", {}).get("new_actor_s", {}).get("p50"),
+        "stock_gives_up_after_s": STOCK_SECONDS,
+        "drill": dict(drill),
+        "machine": drill.get("machine") or {**host_facts(), "mode": mode},
+    }
+    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (out / "report.html").write_text(story_report(result, result_rows(steps)), encoding="utf-8")
