@@ -16,7 +16,13 @@ from rayward.errors import RaywardError
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="example: rayward agent head -- ray start --head --num-cpus=0",
 )
-@click.option("--build-zip", "build_zip_to", type=click.Path(path_type=Path), metavar="FILE", help="Write the agent as one zip and end.")
+@click.option(
+    "--build-zip",
+    "build_zip_to",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the agent as one zip and end.",
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def agent(build_zip_to: Path | None, arguments: tuple[str, ...]) -> None:
     """Run a Ray node under the agent: head|worker -- ray start ...

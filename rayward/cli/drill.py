@@ -36,7 +36,9 @@ def drill() -> None:
 @drill.command("list", epilog="example: rayward drill list")
 def list_() -> None:
     """List the faults that can be injected."""
-    output.table(["fault", "does", "stands for"], [[fault.name, fault.does, fault.stands_for] for fault in FAULTS])
+    output.table(
+        ["fault", "does", "stands for"], [[fault.name, fault.does, fault.stands_for] for fault in FAULTS]
+    )
 
 
 def _complete_fault(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -47,13 +49,23 @@ def _complete_fault(_context: click.Context, _parameter: click.Parameter, incomp
 @click.argument("fault", shell_complete=_complete_fault)
 @kinds.cluster_option
 @click.option("-n", "--runs", default=3, show_default=True, type=click.IntRange(1, 1000), help="How often.")
-@click.option("-f", "--filename", type=click.Path(path_type=Path), help="Bring a cluster up from these manifests.")
-@click.option("--seed", type=int, help="Seed of the random moments of injection (default: a new one; it is recorded).")
+@click.option(
+    "-f", "--filename", type=click.Path(path_type=Path), help="Bring a cluster up from these manifests."
+)
+@click.option(
+    "--seed", type=int, help="Seed of the random moments of injection (default: a new one; it is recorded)."
+)
 @click.option("--pause", default=2.0, show_default=True, type=click.FloatRange(0), help="Seconds of quiet load before each run; up to 1 s at random is added.")  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the result as JSON.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a report to look at.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the result as JSON."
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a report to look at."
+)
 @click.option("--stock", is_flag=True, help="Inject the same into plain `ray start --block` too (minutes), for comparison.")  # fmt: skip
-@click.option("--stock-runs", default=1, show_default=True, type=click.IntRange(1, 100), help="How often, with --stock.")
+@click.option(
+    "--stock-runs", default=1, show_default=True, type=click.IntRange(1, 100), help="How often, with --stock."
+)
 def run(
     fault: str,
     cluster: str | None,
@@ -96,7 +108,9 @@ def _drilled(name: str | None, filename: Path | None, tell: Tell) -> Iterator[Lo
         yield made
 
 
-def _write(outcome: DrillOutcome, plain: DrillOutcome | None, json_file: Path | None, report: Path | None) -> None:
+def _write(
+    outcome: DrillOutcome, plain: DrillOutcome | None, json_file: Path | None, report: Path | None
+) -> None:
     try:
         if json_file is not None:
             json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -120,4 +134,6 @@ def _print(outcome: DrillOutcome, plain: DrillOutcome | None, fault: Fault) -> N
     if outcome.ended_early:
         print(f"ended early: {outcome.ended_early}")
     held = sum(not failures(each, outcome.limit) for each in outcome.runs)
-    print(f"{'HELD' if outcome.ok else 'FAILED'}: {fault.name}, {held} of {outcome.asked} runs held, seed {outcome.seed}")
+    print(
+        f"{'HELD' if outcome.ok else 'FAILED'}: {fault.name}, {held} of {outcome.asked} runs held, seed {outcome.seed}"
+    )

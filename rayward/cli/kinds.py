@@ -31,7 +31,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def cluster_option(function: Function) -> Function:
     """The ``--cluster`` option, on every command that looks into one cluster."""
     option = click.option(
-        "-C", "--cluster", shell_complete=complete_cluster, help="Which cluster (default: the only one that is up)."
+        "-C",
+        "--cluster",
+        shell_complete=complete_cluster,
+        help="Which cluster (default: the only one that is up).",
     )
     return option(function)
 
@@ -58,22 +61,30 @@ def split(kind: str, name: str | None) -> tuple[str, str | None]:
     return kind_of(kind), name
 
 
-def complete_kind(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_kind(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     """Kinds that start like this."""
     return [CompletionItem(words[0]) for words in _KINDS.values() if words[0].startswith(incomplete)]
 
 
-def complete_cluster(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_cluster(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     """Clusters that are up."""
     return [CompletionItem(folder.name) for folder in state.clusters() if folder.name.startswith(incomplete)]
 
 
-def complete_pod(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_pod(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     """Pods of the chosen cluster."""
     return _names("Pod", context, incomplete)
 
 
-def complete_object(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_object(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     """Objects of the kind typed before."""
     kind = _BY_WORD.get(str(context.params.get("kind", "")).lower())
     return _names(kind, context, incomplete) if kind else []

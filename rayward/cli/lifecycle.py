@@ -13,13 +13,12 @@ from rayward.cli import kinds, output
 from rayward.errors import RaywardError
 from rayward.local import cluster as local
 from rayward.local import state
-from rayward.local.agent_status import waiting_for
 from rayward.local.progress import Progress
 
 HOST_MODE_NOTE = (
-    "Pods share this host's network ({reason}): each has an address in 127/8 and ports of its own, volumes are "
-    "folders whose paths are put into commands. Left out: separate network, mount and process namespaces, "
-    "names of Services in /etc/hosts, network faults. As root on a host with namespaces nothing is left out."
+    "Pods share this host's network ({reason}): each has an address in 127/8 and ports of its own; volumes are "
+    "folders, whose paths are put into commands. Left out: separate network, mount and process namespaces, "
+    "names of Services in /etc/hosts, network faults. As root, on a host with namespaces, nothing is left out."
 )
 
 _QUIET = 2.0
@@ -30,23 +29,31 @@ def line(progress: Progress) -> str:
     return ", ".join(f"{pod.name} {pod.status}" for pod in progress.pods) or "no Pods yet"
 
 
-def _teller(cluster: local.LocalCluster, shown: output.Progress) -> local.Report:
-    """Say how the Pods are, and once that has not moved for a while, what the nodes wait for."""
-    seen = {"line": "", "at": time.monotonic(), "asked": 0.0, "why": ""}
+class _Teller:
+    """Says how the Pods are and, once that has not changed for a while, what the nodes wait for."""
 
-    def tell(progress: Progress) -> None:
+    def __init__(self, cluster: local.LocalCluster, shown: output.Progress) -> None:
+        self._cluster = cluster
+        self._shown = shown
+        self._line, self._why = "", ""
+        self._changed = self._asked = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
         now, text = time.monotonic(), line(progress)
-        if text != seen["line"]:
-            seen.update(line=text, at=now, why="")
-        elif now - float(seen["at"]) > _QUIET and now - float(seen["asked"]) > _QUIET:
-            seen.update(asked=now, why=waiting_for(cluster))
-        shown.say(f"{text} ({seen['why']})" if seen["why"] else text)
-
-    return tell
+        if text != self._line:
+            self._line, self._why, self._changed = text, "", now
+        elif min(now - self._changed, now - self._asked) > _QUIET:
+            self._asked, self._why = now, self._cluster.waiting_for()
+        self._shown.say(f"{text} ({self._why})" if self._why else text)
 
 
 @click.command(epilog="example: rayward up -f examples/ray-cluster.external-redis.yaml")
-@click.option("-f", "--filename", type=click.Path(path_type=Path), help="Manifests to run (default: one head, two workers, RocksDB).")  # fmt: skip
+@click.option(
+    "-f",
+    "--filename",
+    type=click.Path(path_type=Path),
+    help="Manifests to run (default: one head, two workers, RocksDB).",
+)
 @click.option("--name", help="The cluster's name (default: that of the RayCluster in the file).")
 @click.option("--timeout", default=180.0, show_default=True, help="Seconds to wait until all Pods are ready.")
 @click.option("--no-wait", is_flag=True, help="Return once the cluster has been started.")
@@ -68,7 +75,7 @@ def up(filename: Path | None, name: str | None, timeout: float, no_wait: bool) -
             if no_wait:
                 print(f"cluster/{chosen} started")
                 return
-            made.wait_ready(timeout, _teller(made, shown))
+            made.wait_ready(timeout, _Teller(made, shown))
     except KeyboardInterrupt:
         print(f"\ninterrupted: removing cluster {chosen}", file=sys.stderr)
         if made is not None and made.folder.exists:
@@ -92,7 +99,7 @@ def down(name: str | None, everything: bool, force: bool, timeout: float) -> Non
     chosen = [local.LocalCluster(folder) for folder in state.clusters()] if everything else [local.find(name)]
     for cluster in chosen:
         with output.progress(f"taking cluster {cluster.name} down") as shown:
-            remarks = cluster.down(timeout, lambda progress, shown=shown: shown.say(line(progress)), force)
+            remarks = cluster.down(timeout, _Teller(cluster, shown), force)
         for remark in remarks:
             output.note(remark)
         print(f"cluster/{cluster.name} is down")
@@ -114,12 +121,16 @@ def delete(kind: str, name: str | None, cluster: str | None, wait: bool, timeout
     """
     kind, name = kinds.split(kind, name)
     if name is None:
-        raise RaywardError("the name is missing", where="rayward delete", todo=f"rayward delete {kind.lower()} NAME")
+        raise RaywardError(
+            "the name is missing", where="rayward delete", todo=f"rayward delete {kind.lower()} NAME"
+        )
     found = local.find(cluster)
     found.delete(kind, name)
     shown_name = f"{kinds.plural(kind)}/{name}"
     if wait:
         with output.progress(f"deleting {shown_name}"):
             if not found.wait_gone(kind, name, timeout):
-                raise RaywardError(f"{shown_name} is still there after {timeout:g} s", todo="rayward describe " + name)
+                raise RaywardError(
+                    f"{shown_name} is still there after {timeout:g} s", todo="rayward describe " + name
+                )
     print(f"{shown_name} deleted")

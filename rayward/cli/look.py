@@ -15,7 +15,7 @@ from rayward.cli import kinds, output
 from rayward.errors import RaywardError
 from rayward.local import cluster as local
 from rayward.local import state
-from rayward.local.agent_status import agent_status, is_ray_node
+from rayward.local.agent_status import is_ray_node
 from rayward.local.cluster import LocalCluster
 from rayward.local.progress import pod_state
 from rayward.plan.workloads import endpoints
@@ -49,11 +49,15 @@ def get(kind: str, name: str | None, form: str, selector: str | None, cluster: s
     """List objects: pods, services, rayclusters, deployments, jobs, configmaps, secrets ..."""
     kind, name = kinds.split(kind, name)
     clusters = [local.find(cluster)] if cluster or name else [local.LocalCluster(f) for f in state.clusters()]
-    found = [(where, item) for where in clusters for item in _objects(where, kind) if _selected(item, selector)]
+    found = [
+        (where, item) for where in clusters for item in _objects(where, kind) if _selected(item, selector)
+    ]
     if name is not None:
         found = [(where, item) for where, item in found if item["metadata"]["name"] == name]
         if not found:
-            raise RaywardError(f"{kinds.plural(kind)} {name!r} not found", where=f"cluster {clusters[0].name}")
+            raise RaywardError(
+                f"{kinds.plural(kind)} {name!r} not found", where=f"cluster {clusters[0].name}"
+            )
     items = [item for _, item in found]
     if form in ("json", "yaml"):
         output.dump(items[0] if name else {"apiVersion": "v1", "kind": "List", "items": items}, form)
@@ -87,18 +91,30 @@ def _row(kind: str, where: LocalCluster, item: Manifest, wide: bool) -> list[obj
     if kind == "Pod":
         pod = pod_state(item)
         row: list[object] = [name, f"{pod.ready}/{pod.containers}", pod.status, pod.restarts, age]
-        labels = ",".join(f"{key}={value}" for key, value in sorted(item["metadata"].get("labels", {}).items()))
-        return row + ([status.get("podIP", "<none>"), status.get("rayward", {}).get("pid", "-"), labels] if wide else [])
+        labels = ",".join(
+            f"{key}={value}" for key, value in sorted(item["metadata"].get("labels", {}).items())
+        )
+        return row + (
+            [status.get("podIP", "<none>"), status.get("rayward", {}).get("pid", "-"), labels] if wide else []
+        )
     if kind == "Service":
-        ports = ",".join(f"{port['port']}/{port.get('protocol', 'TCP')}" for port in item["spec"].get("ports", ()))
+        ports = ",".join(
+            f"{port['port']}/{port.get('protocol', 'TCP')}" for port in item["spec"].get("ports", ())
+        )
         found = ",".join(endpoints(item, tuple(where.pods()))) or "<none>"
         return [name, item["spec"].get("clusterIP", "<none>"), found, ports, age]
     if kind == "RayCluster":
         workers = [status.get(f"{which}WorkerReplicas", 0) for which in ("desired", "available")]
-        shown = "terminating" if item["metadata"].get("deletionTimestamp") else status.get("state") or "starting"
+        shown = (
+            "terminating" if item["metadata"].get("deletionTimestamp") else status.get("state") or "starting"
+        )
         return [name, *workers, shown, (status.get("head") or {}).get("podName", "<none>"), age]
     if kind in ("ConfigMap", "Secret"):
-        data = {**(item.get("data") or {}), **(item.get("stringData") or {}), **(item.get("binaryData") or {})}
+        data = {
+            **(item.get("data") or {}),
+            **(item.get("stringData") or {}),
+            **(item.get("binaryData") or {}),
+        }
         return [name, len(data), age]
     return [name, _plain_status(item), age]
 
@@ -128,7 +144,9 @@ def describe(kind: str, name: str | None, cluster: str | None) -> None:
         about = [event for event in events if event["name"] == item["metadata"]["name"]]
         print("events:" if about else "events: none")
         for event in about:
-            print(f"  {event['time']} {event['type']} {event['reason']} (x{event['count']}): {event['message']}")
+            print(
+                f"  {event['time']} {event['type']} {event['reason']} (x{event['count']}): {event['message']}"
+            )
         if kind == "Pod":
             _describe_agent(where, item)
 
@@ -136,12 +154,15 @@ def describe(kind: str, name: str | None, cluster: str | None) -> None:
 def _without_secrets(item: Manifest) -> Manifest:
     if item["kind"] != "Secret":
         return item
-    hidden = {key: "***" for key in {**(item.get("data") or {}), **(item.get("stringData") or {})}}
-    return {**{key: value for key, value in item.items() if key not in ("data", "stringData")}, "data": hidden}
+    hidden = dict.fromkeys({**(item.get("data") or {}), **(item.get("stringData") or {})}, "***")
+    return {
+        **{key: value for key, value in item.items() if key not in ("data", "stringData")},
+        "data": hidden,
+    }
 
 
 def _describe_agent(where: LocalCluster, pod: Manifest) -> None:
-    status = agent_status(where, pod)
+    status = where.agent_status(pod)
     if status is None:
         return
     print(f"agent: {status['phase']}, {status['reason']}")
@@ -185,7 +206,7 @@ def _status_of(cluster: LocalCluster) -> dict[str, Any]:
         if not is_ray_node(pod):
             continue
         labels = pod["metadata"]["labels"]
-        seen = agent_status(cluster, pod) or {}
+        seen = cluster.agent_status(pod) or {}
         recoveries = seen.get("recoveries") or []
         serving = seen.get("gcs", {}).get("serving")
         is_head = labels.get("ray.io/node-type") == "head"
@@ -207,7 +228,9 @@ def _status_of(cluster: LocalCluster) -> dict[str, Any]:
         "name": cluster.name,
         "state": ",".join(states) or "no RayCluster",
         "mode": "own network" if cluster.mode == "namespaces" else "host network",
-        "node": "running" if cluster.folder.node_runs() else "not running (any command but `get` starts it again)",
+        "node": "running"
+        if cluster.folder.node_runs()
+        else "not running (any command but `get` starts it again)",
         "nodes": nodes,
     }
 
@@ -215,7 +238,7 @@ def _status_of(cluster: LocalCluster) -> dict[str, Any]:
 @click.command(
     "exec",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog="example: rayward exec raycluster-external-redis-head-x7k2p -- python3 /home/ray/samples/detached_actor.py",
+    epilog="example: rayward exec quickstart-head-x7k2p -- python3 /home/ray/samples/detached_actor.py",
 )
 @click.option("-i", "--stdin", is_flag=True, help="Accepted for kubectl's sake: stdin is always passed.")
 @click.option("-t", "--tty", is_flag=True, help="Pass this terminal's type on.")
@@ -223,7 +246,9 @@ def _status_of(cluster: LocalCluster) -> dict[str, Any]:
 @kinds.cluster_option
 @click.argument("pod", shell_complete=kinds.complete_pod)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def exec_(stdin: bool, tty: bool, container: str | None, cluster: str | None, pod: str, command: tuple[str, ...]) -> None:
+def exec_(
+    stdin: bool, tty: bool, container: str | None, cluster: str | None, pod: str, command: tuple[str, ...]
+) -> None:
     """Run a command in a Pod's container: POD -- COMMAND [ARG ...]."""
     argv = command[1:] if command[:1] == ("--",) else command
     if not argv:
@@ -233,7 +258,9 @@ def exec_(stdin: bool, tty: bool, container: str | None, cluster: str | None, po
     try:
         os.execvpe(plan.argv[0], list(plan.argv), plan.env)
     except OSError as problem:
-        raise RaywardError(f"{(problem.strerror or '').lower()}: {plan.argv[0]}", where=f"Pod {pod}") from problem
+        raise RaywardError(
+            f"{(problem.strerror or '').lower()}: {plan.argv[0]}", where=f"Pod {pod}"
+        ) from problem
 
 
 @click.command(epilog="example: rayward logs -f raycluster-external-redis-head-x7k2p")
@@ -243,7 +270,9 @@ def exec_(stdin: bool, tty: bool, container: str | None, cluster: str | None, po
 @click.option("-c", "--container", help="Which container (default: the first).")
 @click.option("--tail", type=click.IntRange(min=0), help="Only the last lines.")
 @kinds.cluster_option
-def logs(pod: str, follow: bool, previous: bool, container: str | None, tail: int | None, cluster: str | None) -> None:
+def logs(
+    pod: str, follow: bool, previous: bool, container: str | None, tail: int | None, cluster: str | None
+) -> None:
     """Print what a Pod's container has written."""
     where = local.find(cluster)
     manifest = where.pod(pod.removeprefix("pods/").removeprefix("pod/"))

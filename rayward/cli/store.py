@@ -54,7 +54,9 @@ def _source(
 
 def _where(function: kinds.Function) -> kinds.Function:
     function = click.option("--redis", help=_REDIS_HELP)(function)
-    function = click.option("--rocksdb", type=click.Path(path_type=Path, exists=True), help=_ROCKSDB_HELP)(function)
+    function = click.option("--rocksdb", type=click.Path(path_type=Path, exists=True), help=_ROCKSDB_HELP)(
+        function
+    )
     return kinds.cluster_option(function)
 
 
@@ -81,7 +83,9 @@ def _row(row: TableRow) -> list[object]:
 @click.argument("table")
 @_where
 @click.option("-n", "--namespace", help="The storage namespace (default: the cluster's).")
-def show(table: str, cluster: str | None, redis: str | None, rocksdb: Path | None, namespace: str | None) -> None:
+def show(
+    table: str, cluster: str | None, redis: str | None, rocksdb: Path | None, namespace: str | None
+) -> None:
     """Print a table's entries as JSON, one a line, decoded with Ray's own messages."""
     with _translated(redis), _source(cluster, redis, rocksdb, namespace) as (source, default):
         rows = list_keys(source)
@@ -90,13 +94,17 @@ def show(table: str, cluster: str | None, redis: str | None, rocksdb: Path | Non
         if table not in known:
             matching = [name for name in known if name.lower() == table.lower()]
             if not matching:
-                raise RaywardError(f"there is no table {table!r}", todo=f"tables: {', '.join(known) or 'none'}")
+                raise RaywardError(
+                    f"there is no table {table!r}", todo=f"tables: {', '.join(known) or 'none'}"
+                )
             table = matching[0]
         for entry in show_table(source, chosen, table):
             print(json.dumps(entry))
 
 
-@store.command(epilog="example: rayward store cleanup 864b004c-6305-42e3-ac46-adfa8eb6f752 --redis redis:6379 --yes")
+@store.command(
+    epilog="example: rayward store cleanup 864b004c-6305-42e3-ac46-adfa8eb6f752 --redis redis:6379 --yes"
+)
 @click.argument("namespace")
 @_where
 @click.option("--dry-run", is_flag=True, help="Only list the keys.")

@@ -20,7 +20,6 @@ from rayward.drill.probe_process import Finding, ProbeEndedError, ProbeProcess
 from rayward.drill.record import ANSWERS, RunRecord
 from rayward.drill.result import DrillOutcome, stop_reason
 from rayward.errors import RaywardError
-from rayward.local.agent_status import agent_status
 from rayward.local.cluster import LocalCluster
 from rayward.local.state import Manifest
 
@@ -220,7 +219,7 @@ def _record(
 
 
 def _head_status(cluster: LocalCluster) -> dict[str, Any]:
-    return agent_status(cluster, census.head_pod(cluster)) or {}
+    return cluster.agent_status(census.head_pod(cluster)) or {}
 
 
 def _gcs_starts(cluster: LocalCluster) -> int | None:
@@ -242,7 +241,7 @@ def _gcs_restarts(past: _After) -> int:
 def _agent_events(cluster: LocalCluster) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for pod in _ray_pods(cluster):
-        status = agent_status(cluster, pod)
+        status = cluster.agent_status(pod)
         if status is not None:
             found[pod["metadata"]["name"]] = status["events"]
     return found

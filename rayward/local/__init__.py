@@ -1,1 +1,1 @@
-"""Shell 1: one machine. Runs Pod manifests as processes in network and mount namespaces, without an API server."""
+"""Shell 1: one machine. Runs Pod manifests as processes in namespaces of their own; no API server."""

@@ -1,4 +1,5 @@
-"""Who gets which address and, without network namespaces, which ports. Pure: the caller looks, this decides."""
+"""Who gets which address and, without network namespaces, which ports. Pure: the caller looks, this
+decides."""
 
 from __future__ import annotations
 
@@ -79,4 +80,6 @@ def host_place(
             options[name] = str(ports[str(port)])
         options["dashboard-host"] = address
         options["temp-dir"] = temp_dir
-    return HostNetworkPlace(address, ports, tuple(f"--{name}={value}" for name, value in sorted(options.items())))
+    return HostNetworkPlace(
+        address, ports, tuple(f"--{name}={value}" for name, value in sorted(options.items()))
+    )

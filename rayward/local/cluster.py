@@ -23,13 +23,13 @@ from typing import Any
 
 from rayward.agent.bundle import build_zip
 from rayward.api.manifest import load_manifests
-from rayward.api.raycluster import parse_ray_cluster
 from rayward.api.problems import ManifestError
+from rayward.api.raycluster import parse_ray_cluster
 from rayward.api.validation import validate
 from rayward.errors import RaywardError
 from rayward.local import linux, state
-from rayward.local.agent_status import waiting_for
 from rayward.local.addresses import AGENT_PORT, loopback_subnet
+from rayward.local.agent_status import ask_agent, is_ray_node
 from rayward.local.execute import ExecPlan, exec_command
 from rayward.local.network import Fabric, free_subnet, host_routes
 from rayward.local.node import now_text
@@ -46,7 +46,7 @@ Report = Callable[[Progress], None]
 
 
 def choose_mode(environ: Mapping[str, str]) -> tuple[str, str]:
-    """"namespaces" or "host", and for host the reason why Pods get no network of their own."""
+    """ "namespaces" or "host", and for host the reason why Pods get no network of their own."""
     asked = environ.get(MODE_VARIABLE, "")
     if asked not in ("", "namespaces", "host"):
         raise RaywardError(f"must be namespaces or host, got {asked!r}", where=MODE_VARIABLE)
@@ -101,7 +101,7 @@ class LocalCluster:
 
     @property
     def mode(self) -> str:
-        """"namespaces" or "host"."""
+        """ "namespaces" or "host"."""
         return str(self.folder.setting("mode"))
 
     def pods(self, **labels: str) -> list[Manifest]:
@@ -123,7 +123,9 @@ class LocalCluster:
         pods = {pod["metadata"]["name"]: pod for pod in self.pods()}
         if name not in pods:
             raise RaywardError(
-                f"pod {name!r} not found", where=f"cluster {self.name}", todo=f"pods: {', '.join(pods) or 'none'}"
+                f"pod {name!r} not found",
+                where=f"cluster {self.name}",
+                todo=f"pods: {', '.join(pods) or 'none'}",
             )
         return pods[name]
 
@@ -143,6 +145,22 @@ class LocalCluster:
             return str(place["address"]), int(place["ports"]["agent"])
         return str(pod["status"].get("podIP")), AGENT_PORT
 
+    def agent_status(self, pod: Manifest, timeout: float = 2.0) -> dict[str, Any] | None:
+        """What a Ray Pod's agent says of its node; None when it has no agent or that does not answer."""
+        if not is_ray_node(pod) or not pod["status"].get("podIP"):
+            return None
+        return ask_agent(*self.agent_address(pod), timeout)
+
+    def waiting_for(self) -> str:
+        """What the first Ray node that is not ready waits for, in its agent's words; empty when all are."""
+        for pod in self.pods():
+            ready = [entry.get("ready") for entry in pod["status"].get("containerStatuses") or ()]
+            if is_ray_node(pod) and ready and not all(ready):
+                seen = self.agent_status(pod, timeout=0.5)
+                if seen is not None and not seen["ready"]:
+                    return f"{pod['metadata']['name']}: {seen['reason']}"
+        return ""
+
     # -- act -------------------------------------------------------------------------------------------
 
     def exec_plan(self, pod: str, container: str | None, argv: Sequence[str], tty: bool = False) -> ExecPlan:
@@ -156,7 +174,13 @@ class LocalCluster:
         """Run a command in a Pod and collect what it prints."""
         plan = self.exec_plan(pod, container, argv)
         return subprocess.run(
-            plan.argv, env=plan.env, cwd=plan.cwd, capture_output=True, text=True, timeout=timeout, check=False
+            plan.argv,
+            env=plan.env,
+            cwd=plan.cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
 
     def ensure_node(self) -> None:
@@ -195,7 +219,7 @@ class LocalCluster:
                 late = f"not ready within {timeout:g} s: " + ", ".join(
                     [f"{pod.name} {pod.status}" for pod in progress.pods if not pod.is_ready]
                 )
-                why = "" if progress.stuck else waiting_for(self)
+                why = "" if progress.stuck else self.waiting_for()
                 late += f"; {why}" if why else ""
                 raise RaywardError(
                     progress.stuck or late,
@@ -221,7 +245,7 @@ class LocalCluster:
         """Wait until an object (and, for a RayCluster, its Pods) is gone; False when it takes too long."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            owned = [pod for pod in self.pods(ray_io_cluster=name)] if kind == "RayCluster" else []
+            owned = self.pods(ray_io_cluster=name) if kind == "RayCluster" else []
             if self.folder.get(kind, name) is None and not owned:
                 return True
             time.sleep(_POLL)
@@ -247,7 +271,9 @@ class LocalCluster:
             if report is not None:
                 report(self.progress())
             if time.monotonic() > deadline:
-                raise RaywardError(f"not down after {timeout:g} s: ended by force", where=f"cluster {self.name}")
+                raise RaywardError(
+                    f"not down after {timeout:g} s: ended by force", where=f"cluster {self.name}"
+                )
             time.sleep(_POLL)
 
     def _sweep(self) -> None:
@@ -289,7 +315,9 @@ def find(name: str | None = None) -> LocalCluster:
     if name is None and not names:
         raise RaywardError("no cluster is up", where=str(state.home()), todo="`rayward up`")
     if name is None:
-        raise RaywardError("more than one cluster is up", todo=f"say which with --cluster: {', '.join(names)}")
+        raise RaywardError(
+            "more than one cluster is up", todo=f"say which with --cluster: {', '.join(names)}"
+        )
     if name not in names:
         raise RaywardError(f"cluster {name!r} is not up", todo=f"clusters: {', '.join(names) or 'none'}")
     return LocalCluster(state.cluster(name))
@@ -323,7 +351,9 @@ def create(name: str, manifests: Sequence[Manifest], mode: str) -> LocalCluster:
             )
         else:
             with _machine_lock():
-                taken = [str(other.setting("subnet")) for other in state.clusters() if other.setting("subnet")]
+                taken = [
+                    str(other.setting("subnet")) for other in state.clusters() if other.setting("subnet")
+                ]
                 subnet = free_subnet(taken, host_routes())
                 fabric = Fabric(name, subnet)
                 if fabric.exists():

@@ -30,8 +30,9 @@ def plan(spec: Mapping[str, Any], pid: int, argv: Sequence[str], nsenter: str = 
     """The plan for a container with this spec and first process; pure."""
     env: dict[str, str] = dict(spec["env"])
     if spec["mode"] == "host":
-        words = hostmode.substitute_all(argv, spec["replacements"])
-        return ExecPlan(hostmode.adapt_client(words, hostmode.HostFacts.from_json(spec["host"])), env, spec["cwd"])
+        facts = hostmode.HostFacts.from_json(spec.get("host") or {})
+        adapted = hostmode.adapt_client(hostmode.substitute_all(argv, spec["replacements"]), facts)
+        return ExecPlan(adapted, env, spec["cwd"])
     words = (
         nsenter,
         f"--target={pid}",

@@ -248,7 +248,9 @@ class Node:
     def _predecessor_lives(self, pod: Manifest) -> bool:
         """Whether an older head still has a process: one GCS may write, and the new one takes its address."""
         role = _lasting_role(pod)
-        others = (other for other in self.folder.list("Pod") if other["metadata"]["uid"] != pod["metadata"]["uid"])
+        others = (
+            other for other in self.folder.list("Pod") if other["metadata"]["uid"] != pod["metadata"]["uid"]
+        )
         return role is not None and any(
             _lasting_role(other) == role and self._process(other).started for other in others
         )
@@ -373,7 +375,7 @@ class Node:
 
     def _services_with_endpoints(self) -> list[tuple[Manifest, tuple[str, ...]]]:
         pods = self._observed_pods()
-        return [(service, tuple(endpoints(service, pods))) for service in self.folder.list("Service")]
+        return [(service, tuple(endpoints(service, tuple(pods)))) for service in self.folder.list("Service")]
 
     def _write_hosts_of(self, pod: Manifest, services: list[tuple[Manifest, tuple[str, ...]]]) -> None:
         text = names.hosts_file(pod["metadata"]["name"], self._address(pod), services, NAMESPACE)

@@ -64,7 +64,8 @@ class PodProcess:
                 pipe.close()
 
     def _plug_in(self, child: subprocess.Popen[bytes], fabric: Fabric, address: str) -> None:
-        assert child.stdin is not None and child.stdout is not None
+        assert child.stdin is not None
+        assert child.stdout is not None
         ready, _, _ = select.select([child.stdout], [], [], _HANDSHAKE_LIMIT)
         if not ready or child.stdout.readline() != b"netns-ready\n":
             child.kill()

@@ -78,7 +78,9 @@ def _last_words(entry: Manifest) -> str:
     return str(((entry.get("lastState") or {}).get("terminated") or {}).get("message", ""))
 
 
-def assess(pods: Sequence[Manifest], ray_clusters: Iterable[Manifest], workloads: Iterable[Manifest]) -> Progress:
+def assess(
+    pods: Sequence[Manifest], ray_clusters: Iterable[Manifest], workloads: Iterable[Manifest]
+) -> Progress:
     """Whether everything that was asked for runs."""
     states = tuple(pod_state(pod) for pod in pods)
     stuck = next((state for state in states if state.status in _STUCK), None)

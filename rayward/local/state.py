@@ -57,7 +57,9 @@ def read_json(path: Path) -> Any:
 def is_alive(pid: int, start_time: int) -> bool:
     """Whether this very process (not a later one with its pid) runs and is no zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        )
     except OSError:
         return False
     return fields[0] != "Z" and int(fields[19]) == start_time
@@ -124,9 +126,9 @@ class ClusterFolder:
         found = (read_json(path) for path in sorted(folder.glob("[!.]*.json")))
         return [manifest for manifest in found if manifest is not None]
 
-    def kinds(self) -> list[str]:
+    def kinds(self) -> tuple[str, ...]:
         """The kinds that have been stored."""
-        return sorted(path.name for path in self.objects.iterdir()) if self.objects.is_dir() else []
+        return tuple(sorted(path.name for path in self.objects.iterdir())) if self.objects.is_dir() else ()
 
     def put(self, manifest: Manifest) -> None:
         """Write an object (under the lock)."""

@@ -48,7 +48,10 @@ def open_source(cluster: LocalCluster) -> Iterator[tuple[StateSource, str]]:
     head, environment = _head(cluster)
     if tolerance.backend is Backend.ROCKSDB:
         path = environment["RAY_gcs_storage_path"]
-        yield RocksDbSource(_claim_folder(cluster, head, path) if cluster.mode == "namespaces" else Path(path)), ""
+        yield (
+            RocksDbSource(_claim_folder(cluster, head, path) if cluster.mode == "namespaces" else Path(path)),
+            "",
+        )
         return
     address = parse_redis_address(environment["RAY_REDIS_ADDRESS"])
     address = _resolved(address, cluster.pod_folder(head["metadata"]["name"]))
@@ -83,7 +86,7 @@ def _claim_folder(cluster: LocalCluster, head: Manifest, path: str) -> Path:
     }
     for mount in head["spec"]["containers"][0].get("volumeMounts", ()):
         if mount["name"] in claims and mount["mountPath"].rstrip("/") == path.rstrip("/"):
-            return cluster.folder.claims / claims[mount["name"]] / mount.get("subPath", "")
+            return cluster.folder.claims / str(claims[mount["name"]]) / str(mount.get("subPath", ""))
     raise RaywardError(f"no claim is mounted at {path}", where=f"Pod {head['metadata']['name']}")
 
 

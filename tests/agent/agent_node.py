@@ -258,7 +258,7 @@ def ray_ports(ports: Sequence[int]) -> list[str]:
     """``ray start`` options that keep a node off every port that another node may have."""
     names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port",
              "node-manager-port", "object-manager-port", "runtime-env-agent-port")  # fmt: skip
-    options = [f"--{name}={port}" for name, port in zip(names, ports)]
+    options = [f"--{name}={port}" for name, port in zip(names, ports, strict=False)]
     return [*options, f"--min-worker-port={ports[6]}", f"--max-worker-port={ports[6] + 60}"]
 
 

@@ -75,7 +75,9 @@ class CommandLine:
             start_new_session=True,
         )
 
-    def __call__(self, *arguments: str, code: int = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: str, code: int = 0, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end and expect its exit code."""
         self._note(arguments)
         done = subprocess.run(

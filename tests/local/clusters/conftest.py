@@ -25,7 +25,9 @@ def _command_line() -> Iterator[CommandLine]:
     cli = CommandLine(home)
     try:
         yield cli
-        assert not any((home / "clusters").iterdir()) if (home / "clusters").is_dir() else True, "a cluster is still up"
+        assert not any((home / "clusters").iterdir()) if (home / "clusters").is_dir() else True, (
+            "a cluster is still up"
+        )
     finally:
         cli("down", "--all")
         shutil.rmtree(home)

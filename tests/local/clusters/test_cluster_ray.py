@@ -65,7 +65,9 @@ def increment(cli: CommandLine) -> int:
 def restarts(cli: CommandLine) -> dict[str, int]:
     """Restarts of every container, by Pod."""
     items = json.loads(cli.out("get", "pods", "-o", "json"))["items"]
-    return {item["metadata"]["name"]: item["status"]["containerStatuses"][0]["restartCount"] for item in items}
+    return {
+        item["metadata"]["name"]: item["status"]["containerStatuses"][0]["restartCount"] for item in items
+    }
 
 
 def gcs_pid(cli: CommandLine, pod: str) -> int:

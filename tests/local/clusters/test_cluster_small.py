@@ -114,7 +114,7 @@ def test_force_down_needs_no_node_process(rayward: CommandLine) -> None:
 def test_an_interrupted_up_takes_back_what_it_did(rayward: CommandLine) -> None:
     never_ready = pod("p", extra=', readinessProbe: {exec: {command: ["false"]}}')
     started = rayward.popen("up", "-f", write(rayward, never_ready), "--name", "tint")
-    eventually(lambda: (rayward.home / "clusters/tint/pods/p/status.json").exists())
+    eventually((rayward.home / "clusters/tint/pods/p/status.json").exists)
     os.kill(started.pid, signal.SIGINT)
     _, errors = started.communicate(timeout=60)
     assert started.returncode == 130, errors
@@ -210,7 +210,13 @@ def test_looking_at_things(rayward: CommandLine) -> None:
     assert json.loads(rayward.out("get", "pods", "-o", "json"))["kind"] == "List"
     client = yaml.safe_load(rayward.out("get", "po", "client", "-o", "yaml"))
     assert client["status"]["phase"] == "Running"
-    assert rayward.out("get", "pods").splitlines()[0].split() == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]
+    assert rayward.out("get", "pods").splitlines()[0].split() == [
+        "NAME",
+        "READY",
+        "STATUS",
+        "RESTARTS",
+        "AGE",
+    ]
     assert "127." not in rayward.out("get", "svc")
     assert client["status"]["podIP"] in rayward.out("get", "pods", "-o", "wide")
     web = rayward.pods("app=web")[0]

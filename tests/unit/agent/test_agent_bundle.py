@@ -30,6 +30,8 @@ def test_same_sources_same_bytes(agent_zip: Path, tmp_path: Path) -> None:
     again = tmp_path / "other-name.zip"
     bundle.build_zip(again)
     assert again.read_bytes() == agent_zip.read_bytes()
+    with zipfile.ZipFile(again) as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert [path.name for path in tmp_path.iterdir()] == ["other-name.zip"], "no unfinished file is left"
 
 

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from rayward.agent import gcs_probe
-from rayward.agent.gcs_probe import HEALTH_CHECK, MAIN_LOOP_READ, Serving
+from rayward.agent.gcs_probe import HEALTH_CHECK, MAIN_LOOP_READ, Health, Serving
 from rayward.agent.timing import Timing
 from rayward.agent.watch import GcsWatch
 
@@ -251,3 +251,13 @@ def test_watch_notices_and_forgets() -> None:
             assert changes[:3] == [Serving.SERVING, Serving.NOT_SERVING, Serving.NOT_SERVING]
         finally:
             watch.stop()
+
+
+def test_watch_takes_no_answer_of_the_process_before() -> None:
+    """A probe under way while gcs_server is replaced must not speak for the new one."""
+    watch = GcsWatch("127.0.0.1", 1, Timing(), lambda: None)
+    watch._take(Health(Serving.SERVING, "serving", 0.0), generation=0, asked=time.monotonic())
+    assert watch.served_at is not None
+    watch.reset()
+    watch._take(Health(Serving.SERVING, "serving", 0.0), generation=0, asked=time.monotonic())
+    assert (watch.last, watch.served_at) == (None, None)

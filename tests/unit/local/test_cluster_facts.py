@@ -72,7 +72,9 @@ SERVICE = {
 
 
 def test_a_hosts_file_names_the_pod_and_every_service_with_an_endpoint() -> None:
-    text = names.hosts_file("p", "10.90.0.5", [(SERVICE, ("10.90.0.2", "10.90.0.3")), (SERVICE, ())], "default")
+    text = names.hosts_file(
+        "p", "10.90.0.5", [(SERVICE, ("10.90.0.2", "10.90.0.3")), (SERVICE, ())], "default"
+    )
     assert "10.90.0.5\tp\n" in text
     assert "10.90.0.2\tredis redis.default redis.default.svc redis.default.svc.cluster.local\n" in text
     assert text.count("redis.default.svc.cluster.local") == 1
@@ -97,7 +99,13 @@ def pod(ready: bool = True, phase: str = "Running", **state: Any) -> dict[str, A
 
 def test_a_pods_line_reads_as_kubectls() -> None:
     seen = pod_state(pod())
-    assert (seen.status, seen.ready, seen.containers, seen.restarts, seen.is_ready) == ("Running", 1, 1, 2, True)
+    assert (seen.status, seen.ready, seen.containers, seen.restarts, seen.is_ready) == (
+        "Running",
+        1,
+        1,
+        2,
+        True,
+    )
     assert pod_state(pod(phase="Succeeded")).status == "Completed"
     gone = pod()
     gone["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -106,7 +114,9 @@ def test_a_pods_line_reads_as_kubectls() -> None:
 
 def test_a_crash_loop_shows_the_containers_last_words() -> None:
     crashing = pod(False, waiting={"reason": "CrashLoopBackOff", "message": "back-off 10s"})
-    crashing["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"message": "no disk\n  try: buy one"}}
+    crashing["status"]["containerStatuses"][0]["lastState"] = {
+        "terminated": {"message": "no disk\n  try: buy one"}
+    }
     assert assess([crashing], [], []).stuck == "p: CrashLoopBackOff: no disk\n  try: buy one"
     crashing["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"message": "a\nb\nc\nd\nlast"}}
     assert assess([crashing], [], []).stuck == "p: CrashLoopBackOff: last"
@@ -152,7 +162,7 @@ def test_objects_are_kept_by_kind_and_name(tmp_path: Path) -> None:
     folder.drop("Pod", "a")
     folder.drop("Pod", "a")
     assert folder.get("Pod", "a") is None
-    assert folder.kinds() == ["Pod"]
+    assert folder.kinds() == ("Pod",)
 
 
 def test_a_process_is_known_by_pid_and_start_time() -> None:
