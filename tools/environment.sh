@@ -98,7 +98,8 @@ rayward_virtualenv_lock() {
 rayward_make_venv() {
     local venv=$1 scratch=$2
     if "$rayward_python" -I -c 'import ensurepip, venv' 2>/dev/null; then
-        "$rayward_python" -I -m venv "$venv" && return
+        "$rayward_python" -I -m venv "$venv" 2>"$scratch/venv.log" && return
+        tail -n 3 "$scratch/venv.log" >&2
     fi
     rm -rf "$venv"
     # The system's packages are touched only where there is no other way.
@@ -186,8 +187,9 @@ rayward_build() (
         flock -w 1800 9 || rayward_die "the other run has not ended within 30 minutes" "look for a pip that hangs"
     fi
     rayward_is_complete "$venv" && exit 0
-    rm -rf "$venv" # a run before was interrupted
-    scratch=$(mktemp -d "$cache/setup-XXXXXX") || exit 1
+    scratch="$cache/setup-$rayward_key"
+    rm -rf "$venv" "$scratch" # a run before was interrupted
+    mkdir "$scratch" || exit 1
     trap 'rm -rf "$scratch"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM

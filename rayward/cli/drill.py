@@ -26,6 +26,8 @@ from rayward.local import state
 from rayward.local.cluster import LocalCluster
 
 _OWN_CLUSTER = "drill"
+_PAUSE_HELP = "Seconds of quiet load before each run; up to 1 s at random is added."
+_STOCK_HELP = "Inject the same into plain `ray start --block` too (minutes), for comparison."
 
 
 @click.group()
@@ -55,14 +57,14 @@ def _complete_fault(_context: click.Context, _parameter: click.Parameter, incomp
 @click.option(
     "--seed", type=int, help="Seed of the random moments of injection (default: a new one; it is recorded)."
 )
-@click.option("--pause", default=2.0, show_default=True, type=click.FloatRange(0), help="Seconds of quiet load before each run; up to 1 s at random is added.")  # fmt: skip
+@click.option("--pause", default=2.0, show_default=True, type=click.FloatRange(0), help=_PAUSE_HELP)
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the result as JSON."
 )
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a report to look at."
 )
-@click.option("--stock", is_flag=True, help="Inject the same into plain `ray start --block` too (minutes), for comparison.")  # fmt: skip
+@click.option("--stock", is_flag=True, help=_STOCK_HELP)
 @click.option(
     "--stock-runs", default=1, show_default=True, type=click.IntRange(1, 100), help="How often, with --stock."
 )
@@ -135,5 +137,6 @@ def _print(outcome: DrillOutcome, plain: DrillOutcome | None, fault: Fault) -> N
         print(f"ended early: {outcome.ended_early}")
     held = sum(not failures(each, outcome.limit) for each in outcome.runs)
     print(
-        f"{'HELD' if outcome.ok else 'FAILED'}: {fault.name}, {held} of {outcome.asked} runs held, seed {outcome.seed}"
+        f"{'HELD' if outcome.ok else 'FAILED'}: {fault.name}, "
+        f"{held} of {outcome.asked} runs held, seed {outcome.seed}"
     )

@@ -43,7 +43,9 @@ def find_process(pod: Manifest, program: str) -> Identity | None:
     """The process in a Pod that runs ``program``, None when there is none."""
     for pid in processes_of_pods({str(pod["metadata"]["uid"])}):
         with contextlib.suppress(OSError):
-            name, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+            name, _, rest = (
+                Path(f"/proc/{pid}/stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+            )
             fields = rest.split()
             if name == program[:_COMM_LIMIT] and fields[0] != "Z":
                 return pid, int(fields[19])
@@ -90,7 +92,9 @@ def head_pod(cluster: LocalCluster) -> Manifest:
         if is_ray_node(pod) and not pod["metadata"].get("deletionTimestamp"):
             return pod
     raise RaywardError(
-        "no head Pod runs", where=f"cluster {cluster.name}", todo="a drill needs a cluster that holds a RayCluster"
+        "no head Pod runs",
+        where=f"cluster {cluster.name}",
+        todo="a drill needs a cluster that holds a RayCluster",
     )
 
 

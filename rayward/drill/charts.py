@@ -20,7 +20,13 @@ _MOMENTS = {
     "new_actor_answered": ("new actor answered", "answer"),
     "placement_group_answered": ("new placement group placed", "answer"),
 }
-_FROM_DRILL = ("FaultInjected", "GcsServes", "task_answered", "new_actor_answered", "placement_group_answered")
+_FROM_DRILL = (
+    "FaultInjected",
+    "GcsServes",
+    "task_answered",
+    "new_actor_answered",
+    "placement_group_answered",
+)
 _RUN_SERIES = (
     ("gcs_ready_s", "GCS serves", "gcs"),
     ("task_s", "new task", "task"),
@@ -70,7 +76,9 @@ def _time_axis(x: Scale, top: float, bottom: float) -> list[str]:
     return parts
 
 
-def _marks(marks: Sequence[tuple[float, str, str]], x: Scale, top: float, row: float, bottom: float) -> list[str]:
+def _marks(
+    marks: Sequence[tuple[float, str, str]], x: Scale, top: float, row: float, bottom: float
+) -> list[str]:
     parts = []
     for index, (at, words, kind) in enumerate(marks):
         y, place = top + index * row, x.at(at)
@@ -79,7 +87,9 @@ def _marks(marks: Sequence[tuple[float, str, str]], x: Scale, top: float, row: f
         told = words if at == 0 else f"{words}  {seconds(at)}"
         to_left = place > WIDTH * 0.68
         parts.append(
-            svg.text(place + (-10 if to_left else 10), y + 4, told, "label strong", "end" if to_left else "start")
+            svg.text(
+                place + (-10 if to_left else 10), y + 4, told, "label strong", "end" if to_left else "start"
+            )
         )
     return parts
 
@@ -95,7 +105,9 @@ def _calls(calls: Sequence[Mapping[str, Any]], x: Scale, top: float, bottom: flo
         parts.append(svg.text(x.first - 8, y.at(value) + 4, words, anchor="end"))
     for call in shown:
         kind = "call failed" if call["error"] else "call"
-        title = f"{seconds(call['seconds'])}, begun {call['at']:+.3f} s" + (f": {call['error']}" if call["error"] else "")
+        title = f"{seconds(call['seconds'])}, begun {call['at']:+.3f} s" + (
+            f": {call['error']}" if call["error"] else ""
+        )
         parts.append(svg.dot(x.at(call["at"] + call["seconds"]), y.at(call["seconds"]), kind, title))
     words = "each dot: a call to a running actor, when it was answered, by how long it took"
     parts.append(svg.text(x.first, bottom + 36, words, "label faint"))
@@ -105,7 +117,9 @@ def _calls(calls: Sequence[Mapping[str, Any]], x: Scale, top: float, bottom: flo
 def runs_picture(runs: Sequence[Mapping[str, Any]], stock: Sequence[Mapping[str, Any]] = ()) -> str:
     """Every run's figures as dots, one column a run, with plain Ray's runs to the right; a logarithmic axis,
     for the two may be a hundred times apart."""
-    values = [float(run[name]) for run in (*runs, *stock) for name, _, _ in _RUN_SERIES if run[name] is not None]
+    values = [
+        float(run[name]) for run in (*runs, *stock) for name, _, _ in _RUN_SERIES if run[name] is not None
+    ]
     high = max([1.0, *values]) * 1.5
     low = min([0.01, *(value for value in values if value > 0)]) * 0.8
     top, bottom = 34.0, 274.0

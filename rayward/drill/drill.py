@@ -108,7 +108,9 @@ def _line(run: RunRecord, limit: float) -> str:
     """One run in a line, for somebody who watches."""
     why = record.failures(run, limit)
     told = ", ".join(
-        f"{name.replace('_', ' ')} {seconds:.2f} s" if seconds is not None else f"{name.replace('_', ' ')} never"
+        f"{name.replace('_', ' ')} {seconds:.2f} s"
+        if seconds is not None
+        else f"{name.replace('_', ' ')} never"
         for name, seconds in (
             ("GCS serves", run.gcs_ready_s),
             ("new_actor", run.new_actor_s),
@@ -116,8 +118,13 @@ def _line(run: RunRecord, limit: float) -> str:
             ("placement_group", run.placement_group_s),
         )
     )
-    gap = f"longest gap between calls {run.call_gap_max_s * 1000:.0f} ms" if run.call_gap_max_s is not None else ""
-    return f"run {run.run}: {'held' if not why else 'FAILED: ' + '; '.join(why)} ({told}{', ' + gap if gap else ''})"
+    gap = (
+        f"longest gap between calls {run.call_gap_max_s * 1000:.0f} ms"
+        if run.call_gap_max_s is not None
+        else ""
+    )
+    verdict = "FAILED: " + "; ".join(why) if why else "held"
+    return f"run {run.run}: {verdict} ({told}{', ' + gap if gap else ''})"
 
 
 def _one_run(
@@ -187,7 +194,10 @@ def _record(
     }
     moments.update(
         {
-            f"{name}_answered": (since(answers.get(name)), f"a new {name.replace('_', ' ').removeprefix('new ')} answered")
+            f"{name}_answered": (
+                since(answers.get(name)),
+                f"a new {name.replace('_', ' ').removeprefix('new ')} answered",
+            )
             for name in ANSWERS
         }
     )

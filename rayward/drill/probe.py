@@ -5,11 +5,14 @@ library (3.9) and Ray. Commands come as JSON lines on stdin, findings leave as J
 are CLOCK_MONOTONIC, which every Pod of a machine shares. When stdin ends, it removes what it made and ends.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import threading
 import time
+from typing import Any
 
 NAMESPACE = "rayward-drill"
 FRESH_KINDS = ("new_actor", "task", "placement_group")
@@ -18,12 +21,12 @@ FRESH_KINDS = ("new_actor", "task", "placement_group")
 class Lines:
     """JSON lines to the drill. What Ray itself prints to stdout goes to stderr instead."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._file = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         self._lock = threading.Lock()
 
-    def say(self, kind, **values):
+    def say(self, kind: str, **values: Any) -> None:
         with self._lock:
             self._file.write(json.dumps({"is": kind, **values}) + "\n")
             self._file.flush()
@@ -32,18 +35,20 @@ class Lines:
 class Probe:
     """Everything that the probe keeps in the cluster, and the threads that use it."""
 
-    def __init__(self, ray, lines, settings):
+    def __init__(self, ray: Any, lines: Lines, settings: dict[str, Any]) -> None:
         self.ray = ray
         self.lines = lines
         self.settings = settings
         self.prefix = "rayward-drill-" + settings["token"]
         self.lock = threading.Lock()
-        self.calls = []
-        self.tasks = []
-        self.in_flight = None
+        self.calls: list[Any] = []
+        self.tasks: list[Any] = []
+        self.in_flight: float | None = None
         self.ended = threading.Event()
         workers = [
-            node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" not in node["Resources"]
+            node
+            for node in ray.nodes()
+            if node["Alive"] and "node:__internal_head__" not in node["Resources"]
         ]
         own = ray.util.get_node_ip_address()
         here = [node["NodeManagerAddress"] for node in workers if node["NodeManagerAddress"] == own]
@@ -53,45 +58,45 @@ class Probe:
         self.target_place = (others or here)[0]
         self._define()
 
-    def pin(self, address):
+    def pin(self, address: str) -> dict[str, float]:
         """A sliver of a node's own resource: holds something on that node and takes no CPU from anybody."""
         return {"node:" + address: 0.001}
 
-    def _define(self):
+    def _define(self) -> None:
         ray = self.ray
 
         class Counter:
-            def __init__(self):
+            def __init__(self) -> None:
                 self.value = 0
 
-            def increment(self):
+            def increment(self) -> int:
                 self.value += 1
                 return self.value
 
-            def where(self):
+            def where(self) -> list[int]:
                 return [os.getpid(), self.value]
 
         class Fresh:
-            def answer(self):
+            def answer(self) -> int:
                 return 1
 
-        def task():
+        def task() -> int:
             return 1
 
-        light = {"num_cpus": 0, "resources": self.pin(self.own)}
+        light: dict[str, Any] = {"num_cpus": 0, "resources": self.pin(self.own)}
         self.counter_class = ray.remote(num_cpus=0, max_restarts=0)(Counter)
         self.fresh_class = ray.remote(**light)(Fresh)
         self.task = ray.remote(max_retries=0, **light)(task)
 
     # -- what must outlive the fault ---------------------------------------------------------------------
 
-    def set_up(self):
+    def set_up(self) -> None:
         ray, limit = self.ray, self.settings["limit"]
         places = [self.target_place, self.own]
         self.names = [f"{self.prefix}-{index}" for index in range(len(places))]
         self.kept = [
             self.counter_class.options(name=name, lifetime="detached", resources=self.pin(place)).remote()
-            for name, place in zip(self.names, places)
+            for name, place in zip(self.names, places)  # noqa: B905 (3.9 has no strict)
         ]
         self.group = ray.util.placement_group(
             [self.pin(self.own)], name=self.prefix, lifetime="detached", strategy="PACK"
@@ -108,12 +113,12 @@ class Probe:
         self.before = ray.get([actor.where.remote() for actor in self.kept], timeout=limit)
         self.expected = self.before[0][1]
 
-    def kv(self):
-        from ray.experimental import internal_kv
+    def kv(self) -> Any:
+        from ray.experimental import internal_kv  # noqa: PLC0415 (only a Pod has to have Ray)
 
         return internal_kv
 
-    def quiet_actors(self):
+    def quiet_actors(self) -> list[float]:
         """Seconds until a new actor has answered while nothing is wrong, several times."""
         found = []
         for _ in range(self.settings["quiet_actors"]):
@@ -125,7 +130,7 @@ class Probe:
 
     # -- load --------------------------------------------------------------------------------------------
 
-    def call_for_ever(self):
+    def call_for_ever(self) -> None:
         ray, target, limit = self.ray, self.kept[0], self.settings["limit"]
         while not self.ended.is_set():
             started = time.monotonic()
@@ -144,7 +149,7 @@ class Probe:
                 self.in_flight = None
             self.ended.wait(self.settings["call_pause"] if error is None else 0.1)
 
-    def task_for_ever(self):
+    def task_for_ever(self) -> None:
         while not self.ended.is_set():
             started = time.monotonic()
             error = None
@@ -156,24 +161,24 @@ class Probe:
                 self.tasks.append((started, time.monotonic() - started, error))
             self.ended.wait(self.settings["task_pause"])
 
-    def start_load(self):
+    def start_load(self) -> None:
         for work in (self.call_for_ever, self.task_for_ever):
             threading.Thread(target=work, daemon=True).start()
 
     # -- questions at the moment of the fault --------------------------------------------------------------
 
-    def ask_new_actor(self, limit):
+    def ask_new_actor(self, limit: float) -> float:
         actor = self.fresh_class.remote()
         self.ray.get(actor.answer.remote(), timeout=limit)
         answered = time.monotonic()
         self.ray.kill(actor)
         return answered
 
-    def ask_task(self, limit):
+    def ask_task(self, limit: float) -> float:
         self.ray.get(self.task.remote(), timeout=limit)
         return time.monotonic()
 
-    def ask_placement_group(self, limit):
+    def ask_placement_group(self, limit: float) -> float:
         # As long as the GCS is away Ray's own call for a new group neither returns nor raises, and a call
         # that was under way is broken off: the asker's thread stays here, and asks again.
         deadline = time.monotonic() + limit
@@ -191,11 +196,11 @@ class Probe:
         self.ray.util.remove_placement_group(group)
         return answered
 
-    def ask_all(self, run, limit):
+    def ask_all(self, run: int, limit: float) -> None:
         for kind in FRESH_KINDS:
             threading.Thread(target=self._ask, args=(run, kind, limit), daemon=True).start()
 
-    def _ask(self, run, kind, limit):
+    def _ask(self, run: int, kind: str, limit: float) -> None:
         error = answered = None
         try:
             answered = getattr(self, "ask_" + kind)(limit)
@@ -205,16 +210,16 @@ class Probe:
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
-    def drain(self):
+    def drain(self) -> dict[str, Any]:
         """What was called since the last time."""
         with self.lock:
             calls, tasks, self.calls, self.tasks = self.calls, self.tasks, [], []
             return {"calls": calls, "tasks": tasks, "in_flight": self.in_flight, "now": time.monotonic()}
 
-    def lost(self):
+    def lost(self) -> dict[str, int]:
         """What was there before the fault and is not any more."""
         ray, lost = self.ray, {"actors": 0, "placement_groups": 0, "kv_entries": 0}
-        for name, before in zip(self.names, self.before):
+        for name, before in zip(self.names, self.before):  # noqa: B905 (3.9 has no strict)
             try:
                 pid, value = ray.get(ray.get_actor(name, NAMESPACE).where.remote(), timeout=10)
                 same = pid == before[0] and value >= before[1]
@@ -235,7 +240,7 @@ class Probe:
             lost["kv_entries"] += int(found != value)
         return lost
 
-    def clean_up(self):
+    def clean_up(self) -> None:
         self.ended.set()
         for actor in getattr(self, "kept", ()):
             self.ray.kill(actor)
@@ -246,23 +251,23 @@ class Probe:
             kv._internal_kv_del(key)
 
 
-def serve(lines):
+def serve(lines: Lines) -> None:
     """Answer commands until ``end`` or until nobody sends any more."""
-    probe = None
+    probe: Probe | None = None
     for text in sys.stdin:
         command = json.loads(text)
         what = command["do"]
         if what == "set_up":
-            import ray
+            import ray  # noqa: PLC0415 (only a Pod has to have Ray)
 
             ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
             probe = Probe(ray, lines, command)
             probe.set_up()
             lines.say("set_up", quiet_actors=probe.quiet_actors(), ray=ray.__version__)
             probe.start_load()
-        elif what == "ask":
+        elif what == "ask" and probe is not None:
             probe.ask_all(command["run"], command["limit"])
-        elif what == "report":
+        elif what == "report" and probe is not None:
             lines.say("report", run=command["run"], **probe.drain(), lost=probe.lost())
         elif what == "end":
             break
@@ -275,7 +280,7 @@ def serve(lines):
     lines.say("ended")
 
 
-def main():
+def main() -> None:
     lines = Lines()
     try:
         serve(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 ANSWERS = ("new_actor", "task", "placement_group")
@@ -74,7 +75,9 @@ def failures(record: RunRecord, limit: float) -> list[str]:
         if seconds is None:
             found.append(f"no new {words.removeprefix('new ')} within {limit:g} s")
         elif seconds > limit:
-            found.append(f"the first new {words.removeprefix('new ')} took {seconds:.1f} s, the limit is {limit:g} s")
+            found.append(
+                f"the first new {words.removeprefix('new ')} took {seconds:.1f} s, the limit is {limit:g} s"
+            )
     if not record.calls:
         found.append("no call to the actor was answered or even made")
     counts = (
@@ -98,7 +101,7 @@ def longest_gap(calls: Sequence[Call], begin: float, end: float) -> float | None
         return None
     inside = [moment for moment in answered if begin <= moment <= end]
     moments = [begin, *inside, end]
-    return max(later - earlier for earlier, later in zip(moments, moments[1:], strict=False))
+    return max(later - earlier for earlier, later in pairwise(moments))
 
 
 def calls_of(raw: Sequence[Sequence[Any]], injected: float) -> tuple[Call, ...]:
@@ -120,10 +123,12 @@ def around(calls: Sequence[Call], before: float, after: float, most: int = 600) 
 
 
 def timeline(
-    injected: float, events: Mapping[str, Sequence[Mapping[str, Any]]], moments: Mapping[str, tuple[float | None, str]]
+    injected: float,
+    events: Mapping[str, Sequence[Mapping[str, Any]]],
+    moments: Mapping[str, tuple[float | None, str]],
 ) -> tuple[Mark, ...]:
-    """Agents' events by Pod (absolute ``monotonic``) and the drill's own moments (seconds after the fault, with
-    a sentence) as one line of time."""
+    """Agents' events by Pod (absolute ``monotonic``) and the drill's own moments (seconds after the fault,
+    with a sentence) as one line of time."""
     marks = [
         Mark(float(event["monotonic"]) - injected, str(event["reason"]), _first_line(event["message"]), pod)
         for pod, found in events.items()

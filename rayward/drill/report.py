@@ -28,10 +28,25 @@ def _environment() -> Environment:
 def _machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings = machine.get("settings") or {}
     rows = [
-        ("machine", f"{machine['cpus']} CPUs, {machine['memory_bytes'] / 2**30:.1f} GiB, Linux {machine['kernel']}"),
-        ("software", ", ".join(f"{name} {machine[name]}" for name in ("rayward", "ray", "python", "redis") if machine.get(name))),
+        (
+            "machine",
+            f"{machine['cpus']} CPUs, {machine['memory_bytes'] / 2**30:.1f} GiB, Linux {machine['kernel']}",
+        ),
+        (
+            "software",
+            ", ".join(
+                f"{name} {machine[name]}"
+                for name in ("rayward", "ray", "python", "redis")
+                if machine.get(name)
+            ),
+        ),
         ("store", machine.get("store") or ""),
-        ("network", {"namespaces": "a namespace and an address per Pod", "host": "the host's own"}.get(machine.get("mode", ""), "")),
+        (
+            "network",
+            {"namespaces": "a namespace and an address per Pod", "host": "the host's own"}.get(
+                machine.get("mode", ""), ""
+            ),
+        ),
         ("settings", ", ".join(f"{name}={value}" for name, value in settings.items())),
         ("made", machine["date"]),
     ]
@@ -39,8 +54,10 @@ def _machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def typical_run(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The run to show: the one whose new actor was the median; one that got none only if there is no other."""
-    answered = sorted((run for run in runs if run["new_actor_s"] is not None), key=lambda run: run["new_actor_s"])
+    """The run to show: the one with the median new actor; one without any only if there is no other."""
+    answered = sorted(
+        (run for run in runs if run["new_actor_s"] is not None), key=lambda run: run["new_actor_s"]
+    )
     if answered:
         return answered[(len(answered) - 1) // 2]
     return runs[0] if runs else None
@@ -70,15 +87,23 @@ def _drill_parts(result: Mapping[str, Any]) -> dict[str, Any]:
 def drill_report(result: Mapping[str, Any]) -> str:
     """The page for a drill's result (``result_json``)."""
     page = _environment().get_template("drill.html")
-    return page.render(title=f"rayward drill: {result['fault']}", machine=_machine_rows(result["machine"]), **_drill_parts(result))
+    return page.render(
+        title=f"rayward drill: {result['fault']}",
+        machine=_machine_rows(result["machine"]),
+        **_drill_parts(result),
+    )
 
 
 def story_report(result: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> str:
-    """The page for the quickstart: its steps, and the drill of one of them. ``rows`` are step, expected, seen,
-    seconds, verdict."""
+    """The page for the quickstart: its steps, and the drill of one of them. ``rows`` are step, expected,
+    seen, seconds, verdict."""
     page = _environment().get_template("story.html")
     drill = result["drill"]
     parts = _drill_parts(drill) if drill and drill["runs"] else {"shown": None}
     return page.render(
-        title="rayward quickstart", story=result, steps=rows, machine=_machine_rows(result["machine"]), **parts
+        title="rayward quickstart",
+        story=result,
+        steps=rows,
+        machine=_machine_rows(result["machine"]),
+        **parts,
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Optional
 
-Spread = dict[str, Optional[float]]
+Spread = dict[str, float | None]
 """``{"p50", "p99", "max"}`` in seconds; each None when nothing was measured."""
 
 

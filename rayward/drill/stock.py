@@ -1,4 +1,5 @@
-"""The same drill against plain Ray: ``ray start --head --block`` in a container that is restarted when it ends."""
+"""The same drill against plain Ray: ``ray start --head --block`` in a container that is restarted when it
+ends."""
 
 from __future__ import annotations
 

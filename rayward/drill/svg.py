@@ -13,7 +13,7 @@ from html import escape
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values to pixels along one axis; ``first`` and ``last`` are the pixels of ``low`` and ``high``."""
+    """Maps values to pixels along one axis, ``low`` to ``first`` and ``high`` to ``last``."""
 
     low: float
     high: float
@@ -32,7 +32,7 @@ class Scale:
 
 
 def round_steps(low: float, high: float, most: int = 8) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from ``low`` to ``high``, at most ``most`` or so."""
+    """Round numbers (1, 2 or 5 times a power of ten apart) from ``low`` to ``high``, about ``most``."""
     if high <= low:
         return [low]
     rough = (high - low) / most
@@ -44,7 +44,10 @@ def round_steps(low: float, high: float, most: int = 8) -> list[float]:
 
 def decades(low: float, high: float) -> list[float]:
     """Powers of ten from ``low`` to ``high`` (both above 0)."""
-    return [10.0**power for power in range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)]
+    return [
+        10.0**power
+        for power in range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
+    ]
 
 
 def attributes(values: dict[str, object]) -> str:
@@ -71,7 +74,9 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
 
 def text(x: float, y: float, words: str, class_: str = "label", anchor: str = "start") -> str:
     """A line of text with its base line at ``y``."""
-    return f"<text{attributes({'x': x, 'y': y, 'class': class_, 'text-anchor': anchor})}>{escape(words)}</text>"
+    return (
+        f"<text{attributes({'x': x, 'y': y, 'class': class_, 'text-anchor': anchor})}>{escape(words)}</text>"
+    )
 
 
 def dot(x: float, y: float, class_: str, title: str = "", radius: float = 2.0) -> str:
@@ -81,7 +86,9 @@ def dot(x: float, y: float, class_: str, title: str = "", radius: float = 2.0) -
 
 def picture(width: float, height: float, parts: Sequence[str], label: str) -> str:
     """The whole picture; ``label`` is read to those who cannot see it."""
-    head = attributes({"viewBox": f"0 0 {_number(width)} {_number(height)}", "role": "img", "aria-label": label})
+    head = attributes(
+        {"viewBox": f"0 0 {_number(width)} {_number(height)}", "role": "img", "aria-label": label}
+    )
     return f"<svg{head}>" + "".join(parts) + "</svg>"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rayward.drill.drill import Tell
 from rayward.local import cluster as local
+from rayward.local import state
 from rayward.local.cluster import LocalCluster
 from rayward.local.state import Manifest
 from rayward.plan.names import AGENT
@@ -20,8 +21,8 @@ _ASSIGNED = ("uid", "creationTimestamp", "generation", "deletionTimestamp", "fin
 
 
 def without_agent(manifests: list[Manifest]) -> list[Manifest]:
-    """The same objects, with every RayCluster marked to start Ray by itself (``ray start --block``), as KubeRay
-    does. Pure."""
+    """The same objects, with every RayCluster marked to start Ray by itself (``ray start --block``), as
+    KubeRay does. Pure."""
     return [_marked(manifest) if manifest["kind"] == "RayCluster" else manifest for manifest in manifests]
 
 
@@ -35,7 +36,7 @@ def _marked(manifest: Manifest) -> Manifest:
 def temporary_cluster(manifests: list[Manifest], name: str, tell: Tell) -> Iterator[LocalCluster]:
     """A cluster for the time of the context. What an earlier drill that was killed left is removed first."""
     mode, _ = local.choose_mode(os.environ)
-    for folder in local.state.clusters():
+    for folder in state.clusters():
         if folder.name == name:
             tell(f"cluster {name} is left from an earlier drill: taking it down")
             LocalCluster(folder).down()
@@ -66,8 +67,12 @@ def manifests_of(cluster: LocalCluster) -> list[Manifest]:
     for kind in cluster.folder.kinds():
         for item in cluster.folder.list(kind):
             metadata = item["metadata"]
-            made_by_rayward = kind == "Pod" or metadata.get("ownerReferences") or metadata["name"] == local.AGENT_CONFIG_MAP
+            made_by_rayward = (
+                kind == "Pod" or metadata.get("ownerReferences") or metadata["name"] == local.AGENT_CONFIG_MAP
+            )
             if not made_by_rayward:
                 kept = {key: value for key, value in metadata.items() if key not in _ASSIGNED}
-                found.append({**{key: value for key, value in item.items() if key != "status"}, "metadata": kept})
+                found.append(
+                    {**{key: value for key, value in item.items() if key != "status"}, "metadata": kept}
+                )
     return found

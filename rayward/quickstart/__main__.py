@@ -22,6 +22,7 @@ from rayward.quickstart.steps import Check, StepResult, all_held, result_rows
 from rayward.quickstart.story import Scene
 
 NAME = "quickstart"
+_OUT_HELP = "Where result.json and report.html go."
 Step = tuple[str, str, Callable[[Scene], list[Check]]]
 _STEPS: tuple[Step, ...] = (
     ("bring a cluster up", "1-3", story.bring_up),
@@ -35,7 +36,13 @@ _STEPS: tuple[Step, ...] = (
 
 @click.command(epilog="example: python -m rayward.quickstart --out /tmp/quickstart")
 @click.option("--keep", is_flag=True, help="Leave the cluster up (leaves the last step out).")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out/quickstart"), show_default=True, help="Where result.json and report.html go.")  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("out/quickstart"),
+    show_default=True,
+    help=_OUT_HELP,
+)
 def quickstart(keep: bool, out: Path) -> None:
     """Play KubeRay's guide to GCS fault tolerance on this machine, and check every step.
 

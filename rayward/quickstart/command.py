@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 
 from rayward.errors import RaywardError
 from rayward.local.pod_process import package_environment
@@ -46,7 +45,8 @@ def rayward(*words: str, limit: float = 240.0, quiet: bool = False, may_fail: bo
         env=package_environment(),
     )
     said: dict[str, list[str]] = {"out": [], "err": []}
-    assert child.stdout is not None and child.stderr is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
     readers = [
         threading.Thread(target=_read, args=(stream, lines, quiet), daemon=True)
         for stream, lines in ((child.stdout, said["out"]), (child.stderr, said["err"]))

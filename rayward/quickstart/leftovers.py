@@ -1,4 +1,5 @@
-"""Everything of one cluster that a machine could still hold once the cluster is down, looked for from outside."""
+"""Everything of one cluster that a machine could still hold once the cluster is down, as seen from
+outside."""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ def manifest_path() -> Path:
     """The example that the story runs; raises RaywardError outside of a checkout."""
     path = Path(package.__file__).resolve().parent.parent / EXAMPLE
     if not path.is_file():
-        raise RaywardError("the example is missing", where=str(path), todo="run it from a checkout of rayward")
+        raise RaywardError(
+            "the example is missing", where=str(path), todo="run it from a checkout of rayward"
+        )
     return path
 
 
@@ -57,9 +59,12 @@ class Scene:
     def restarts(self) -> dict[str, int]:
         """Container restarts of the Ray Pods by name: a replaced Pod has another name."""
         return {
-            pod["metadata"]["name"]: sum(int(c["restartCount"]) for c in pod["status"].get("containerStatuses", ()))
+            pod["metadata"]["name"]: sum(
+                int(c["restartCount"]) for c in pod["status"].get("containerStatuses", ())
+            )
             for pod in self.pods()
-            if pod["metadata"]["name"] in (self.head, self.worker) or "ray.io/node-type" in pod["metadata"]["labels"]
+            if pod["metadata"]["name"] in (self.head, self.worker)
+            or "ray.io/node-type" in pod["metadata"]["labels"]
         }
 
     def note(self) -> None:
@@ -69,7 +74,9 @@ class Scene:
 
 def bring_up(scene: Scene) -> list[Check]:
     """Steps 1 to 3 of the guide: a cluster from the guide's manifest."""
-    guide("kind create cluster; helm install kuberay-operator; kubectl apply -f ray-cluster.external-redis.yaml")
+    guide(
+        "kind create cluster; helm install kuberay-operator; kubectl apply -f ray-cluster.external-redis.yaml"
+    )
     rayward("up", "-f", str(_shown(manifest_path())), "--name", scene.cluster)
     scene.note()
     by_kind = {"head": "", "worker": "", "redis": ""}
@@ -105,7 +112,9 @@ def use_it(scene: Scene) -> list[Check]:
 def increment(scene: Scene) -> str:
     """Run the guide's script that increments the counter; returns what it printed last."""
     guide(f"kubectl exec $HEAD_POD -- python3 {SAMPLES}/increment_counter.py")
-    said = rayward("exec", "--cluster", scene.cluster, scene.head, "--", "python3", f"{SAMPLES}/increment_counter.py")
+    said = rayward(
+        "exec", "--cluster", scene.cluster, scene.head, "--", "python3", f"{SAMPLES}/increment_counter.py"
+    )
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return lines[-1] if lines else "nothing"
 
@@ -113,7 +122,10 @@ def increment(scene: Scene) -> str:
 def _environment(scene: Scene, pod: str) -> dict[str, str]:
     found = json.loads(rayward("get", "pods", pod, "--cluster", scene.cluster, "-o", "json", quiet=True))
     entries = found["spec"]["containers"][0]["env"]
-    values = {entry["name"]: entry.get("value", "(from " + ", ".join(entry.get("valueFrom", {})) + ")") for entry in entries}
+    values = {
+        entry["name"]: entry.get("value", "(from " + ", ".join(entry.get("valueFrom", {})) + ")")
+        for entry in entries
+    }
     for name in sorted(values):
         if name in (_TIMEOUT, "RAY_external_storage_namespace", "RAY_REDIS_ADDRESS", "REDIS_PASSWORD"):
             show(f"    {name}={values[name]}")
@@ -139,7 +151,8 @@ def look_into_redis(scene: Scene) -> list[Check]:
     namespace = head.get("RAY_external_storage_namespace")
     return [
         Check(
-            f"keys RAY<uid>@ {', '.join(TABLES)}", "all there" if not missing else "missing: " + ", ".join(missing),
+            f"keys RAY<uid>@ {', '.join(TABLES)}",
+            "missing: " + ", ".join(missing) if missing else "all there",
             not missing,
         ),
         Check("namespace = the cluster's uid", namespace or "not set", namespace == scene.uid),
@@ -148,19 +161,23 @@ def look_into_redis(scene: Scene) -> list[Check]:
             f"head: {head.get(_TIMEOUT, 'not set')}, worker: {worker.get(_TIMEOUT, 'not set')}",
             _TIMEOUT not in head and worker.get(_TIMEOUT) == "600",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def kill_the_gcs(scene: Scene) -> list[Check]:
     """Step 7: kill gcs_server under load, and see who notices."""
     guide("kubectl exec $HEAD_POD -- pkill gcs_server")
-    show("  # here a drill ends that one process by its pid (pkill could meet other clusters of this machine),")
+    show(
+        "  # here a drill ends that one process by its pid (pkill could meet other clusters of this machine),"
+    )
     show("  # while calls, tasks and a placement group go on, and measures")
     path = scene.out / "drill.json"
+    path.unlink(missing_ok=True)
     rayward(
-        "drill", "run", "gcs-kill", "-n", "1", "--pause", "1", "--cluster", scene.cluster, "--json", str(path),
+        *("drill", "run", "gcs-kill", "-n", "1", "--pause", "1"),
+        *("--cluster", scene.cluster, "--json", str(path)),
         may_fail=True,
-    )  # fmt: skip
+    )
     scene.drill = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     guide("kubectl get pods -l=ray.io/is-ray-node=yes")
     rayward("get", "pods", "--cluster", scene.cluster, "-l", "ray.io/is-ray-node=yes")
@@ -176,7 +193,8 @@ def kill_the_gcs(scene: Scene) -> list[Check]:
         ),
         Check(
             "same Pods, 0 restarts",
-            ("same Pods" if after.keys() == scene.before.keys() else "other Pods") + f", {sum(after.values())} restarts",
+            ("same Pods" if after.keys() == scene.before.keys() else "other Pods")
+            + f", {sum(after.values())} restarts",
             after == scene.before and not sum(after.values()),
         ),
         Check(
@@ -208,9 +226,15 @@ def remove_it(scene: Scene) -> list[Check]:
     left = {what: count for what, count in count_leftovers(scene.traces).items() if count}
     told = ", ".join(f"{count} {what}" for what, count in left.items())
     return [
-        Check("the cleanup Job ran", "completed" if len(cleaned) == len(_CLEANUP_EVENTS) else "not seen", bool(cleaned)),
+        Check(
+            "the cleanup Job ran",
+            "completed" if len(cleaned) == len(_CLEANUP_EVENTS) else "not seen",
+            bool(cleaned),
+        ),
         equal("0", size, "keys in Redis:"),
-        Check("nothing left: no process, namespace, mount, interface, file", told or "nothing left", not left),
+        Check(
+            "nothing left: no process, namespace, mount, interface, file", told or "nothing left", not left
+        ),
     ]
 
 

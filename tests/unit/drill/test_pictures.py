@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -11,8 +11,21 @@ from rayward.drill import charts, svg
 from rayward.drill.faults import FAULTS
 from rayward.drill.report import drill_report, story_report, typical_run
 
-MACHINE = {"cpus": 2, "memory_bytes": 2**34, "kernel": "6.1", "python": "3.11.7", "ray": "2.60.0", "redis": None}
-MACHINE |= {"rayward": "0.1.0", "date": "2026-01-01T00:00:00Z", "store": "redis", "mode": "namespaces", "settings": {}}
+MACHINE = {
+    "cpus": 2,
+    "memory_bytes": 2**34,
+    "kernel": "6.1",
+    "python": "3.11.7",
+    "ray": "2.60.0",
+    "redis": None,
+}
+MACHINE |= {
+    "rayward": "0.1.0",
+    "date": "2026-01-01T00:00:00Z",
+    "store": "redis",
+    "mode": "namespaces",
+    "settings": {},
+}
 
 
 def run(number: int, new_actor: float | None) -> dict[str, Any]:

@@ -102,11 +102,17 @@ def test_timeline_merges_agents_and_drill_in_order() -> None:
     events = {
         "head": [
             {"monotonic": 99.0, "reason": "NodeStarted", "message": "long before"},
-            {"monotonic": 100.02, "reason": "ProcessDied", "message": "gcs_server (pid 7) died\n    | last words"},
+            {
+                "monotonic": 100.02,
+                "reason": "ProcessDied",
+                "message": "gcs_server (pid 7) died\n    | last words",
+            },
             {"monotonic": 100.03, "reason": "ProcessRestarted", "message": "gcs_server runs again"},
         ]
     }
-    marks = timeline(100.0, events, {"FaultInjected": (0.0, "sent"), "GcsServes": (0.2, "serves"), "never": (None, "")})
+    marks = timeline(
+        100.0, events, {"FaultInjected": (0.0, "sent"), "GcsServes": (0.2, "serves"), "never": (None, "")}
+    )
     assert [mark.what for mark in marks] == ["FaultInjected", "ProcessDied", "ProcessRestarted", "GcsServes"]
     assert marks[1].at == pytest.approx(0.02)
     assert marks[1].says == "gcs_server (pid 7) died"

@@ -21,7 +21,9 @@ from rayward.drill.statistics import median, percentile, ratio, spread
         ([float(value) for value in range(1, 201)], 0.99, 198.0),
     ],
 )
-def test_percentile_is_the_value_at_the_nearest_rank(values: list[float], share: float, expected: float) -> None:
+def test_percentile_is_the_value_at_the_nearest_rank(
+    values: list[float], share: float, expected: float
+) -> None:
     assert percentile(values, share) == expected
 
 
