@@ -1,7 +1,7 @@
 """Finds what a run left on this machine: processes of Pods, network namespaces, mounts, temporary files.
 
-``leftovers.py save FILE`` writes down what is there; ``leftovers.py compare FILE`` waits a moment for
-processes that are still ending, prints what was not there before, and exits 1 if there is any. Needs the
+``leftovers.py save FILE`` writes down what is there; ``leftovers.py compare FILE [SECONDS]`` waits a moment
+for processes that are still ending, prints what was not there before, and exits 1 if there is any. Needs the
 standard library only. It knows rayward by names alone, so that a fault in rayward cannot hide from it.
 """
 
@@ -84,9 +84,9 @@ def new_since(before: Found) -> list[str]:
     return [f"{kind}: {item}" for kind, items in now.items() for item in items if item not in before[kind]]
 
 
-def compare(before: Found) -> int:
+def compare(before: Found, patience_s: float) -> int:
     """Print what is new and stays; the exit code."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while (left := new_since(before)) and time.monotonic() < deadline:
         time.sleep(0.2)
     for line in left:
@@ -99,7 +99,8 @@ def main() -> int:
     if verb == "save":
         file.write_text(json.dumps(take_stock()))
         return 0
-    return compare(json.loads(file.read_text()))
+    patience_s = float(sys.argv[3]) if len(sys.argv) > 3 else PATIENCE_S
+    return compare(json.loads(file.read_text()), patience_s)
 
 
 if __name__ == "__main__":

@@ -55,14 +55,17 @@ class Action:
 
 @dataclass(frozen=True)
 class GcsView:
-    """A running gcs_server as seen from outside. ``main_thread_share``: which part of the last
-    ``hung_limit`` seconds its main thread ran or wanted to run, 0 to 1 (1 where that is not known)."""
+    """A running gcs_server as seen from outside. ``refused_for``: since when its port is closed, 0 while it
+    is not. ``main_thread_share``: which part of the last ``hung_limit`` seconds its main thread ran or wanted
+    to run, 0 to 1 (1 where that is not known). ``waits_for_disk``: a thread of it does (state D)."""
 
     stopped_for: float
     silent_for: float
     served: bool
     main_thread_share: float
     last_answer: Serving = Serving.SERVING
+    refused_for: float = 0.0
+    waits_for_disk: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,18 +121,22 @@ def judge_gcs(gcs: GcsView, timing: Timing) -> tuple[Verdict, str]:  # noqa: PLR
     """Tell a hung GCS from a busy one.
 
     Silence alone proves nothing: a GCS that loads 10,000 actors answers nobody for a while and must be
-    left alone. A main thread that neither runs nor waits for a processor is not working on an answer.
+    left alone, and so must one whose disk is slow. A main thread that neither runs nor waits for a processor
+    or a disk is not working on an answer. A closed port is not silence: a GCS never closes it and goes on.
     """
     if gcs.stopped_for >= timing.stopped_limit:
         return Verdict.STOPPED, f"gcs_server has been stopped for {gcs.stopped_for:.1f} s"
+    if gcs.served and gcs.refused_for >= timing.closed_limit:
+        return Verdict.HUNG, f"gcs_server closed its port {gcs.refused_for:.1f} s ago and has not ended since"
     if gcs.silent_for < timing.probe_interval + timing.probe_timeout:
         if gcs.served:
             return Verdict.SERVING, "gcs_server serves"
         return Verdict.STARTING, "gcs_server is starting"
     silence = f"gcs_server has given no answer for {gcs.silent_for:.1f} s ({gcs.last_answer.value})"
-    if gcs.main_thread_share >= timing.busy_share:
+    if gcs.main_thread_share >= timing.busy_share or gcs.waits_for_disk:
         if gcs.silent_for < timing.busy_limit:
-            return Verdict.BUSY, f"{silence} but its main thread is busy: left alone"
+            doing = "it waits for its disk" if gcs.waits_for_disk else "its main thread is busy"
+            return Verdict.BUSY, f"{silence} but {doing}: left alone"
         return Verdict.HUNG, f"{silence}, busy all the time: longer than {timing.busy_limit:g} s is hung"
     limit = timing.hung_limit if gcs.served else timing.start_limit
     if gcs.silent_for >= limit:

@@ -148,6 +148,16 @@ def main_thread_demand(pid: int) -> float | None:
     return (int(ran) + int(waited)) / 1e9
 
 
+def waits_for_disk(pid: int) -> bool:
+    """Whether any thread of the process is in state D, which is what waiting for a disk looks like."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return False
+    stats = (_read(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
+    return any(raw and parse_stat(raw.decode(errors="replace")).state == "D" for raw in stats)
+
+
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process in bytes, 0 when it is gone."""
     raw = _read(f"/proc/{pid}/statm")

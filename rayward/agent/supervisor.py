@@ -179,13 +179,18 @@ class Supervisor:
         if demand is not None:
             self._demand.add(now, demand)
         last = self._watch.last
+        silent_for = self._watch.silent_for()
         tracked.had_served = tracked.had_served or self._watch.served_at is not None
         return GcsView(
             stopped_for=now - self._stopped_since if self._stopped_since else 0.0,
-            silent_for=self._watch.silent_for(),
+            silent_for=silent_for,
             served=self._watch.served_at is not None,
             main_thread_share=self._demand.share(),
             last_answer=last.serving if last else Serving.REFUSED,
+            refused_for=self._watch.refused_for(),
+            # Twenty-odd files to read: only asked where the answer matters.
+            waits_for_disk=silent_for > self._timing.probe_interval * 2
+            and processes.waits_for_disk(tracked.pid),
         )
 
     # -- act -------------------------------------------------------------------------------------------

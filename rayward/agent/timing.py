@@ -13,6 +13,8 @@ class Timing:
     """How often the agent looks, and how long it waits before it acts.
 
     ``stopped_limit``: a gcs_server in state T (SIGSTOP, frozen cgroup) for this long is killed.
+    ``closed_limit``: one that served and whose port has been closed since for this long is killed: it is on
+    its way out and stuck there (seen after SIGTERM on Ray 2.60).
     ``hung_limit``: one that served before, answers nothing and uses no processor time is killed after this.
     ``start_limit``: the same for one that has not served since it started (it may wait for its store).
     ``busy_limit``: one that answers nothing but is working (or waits for a processor) is given this long.
@@ -25,6 +27,7 @@ class Timing:
     probe_interval_until_served: float = 0.05
     probe_timeout: float = 1.0
     stopped_limit: float = 1.0
+    closed_limit: float = 1.0
     hung_limit: float = 3.0
     start_limit: float = 60.0
     busy_limit: float = 180.0

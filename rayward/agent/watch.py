@@ -31,6 +31,7 @@ class GcsWatch:
         self._last: Health | None = None
         self._answered_at = time.monotonic()
         self._served_at: float | None = None
+        self._refused_at: float | None = None
         self._generation = 0
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="gcs-watch", daemon=True)
@@ -49,6 +50,7 @@ class GcsWatch:
         with self._lock:
             self._generation += 1
             self._last, self._served_at, self._answered_at = None, None, time.monotonic()
+            self._refused_at = None
         self._wake.set()
 
     @property
@@ -68,6 +70,11 @@ class GcsWatch:
         with self._lock:
             return time.monotonic() - self._answered_at
 
+    def refused_for(self) -> float:
+        """Seconds since the port was first found closed; 0 while the last probe got through to it."""
+        with self._lock:
+            return 0.0 if self._refused_at is None else time.monotonic() - self._refused_at
+
     def _run(self) -> None:
         while not self._ended:
             with self._lock:
@@ -84,6 +91,8 @@ class GcsWatch:
                 return
             changed = self._last is None or self._last.serving is not health.serving
             self._last = health
+            refused = health.serving is Serving.REFUSED
+            self._refused_at = (self._refused_at or asked) if refused else None
             if health.serving is Serving.SERVING:
                 self._answered_at = asked
                 if self._served_at is None:
@@ -92,8 +101,8 @@ class GcsWatch:
             self._on_change()
 
     def _pause(self) -> float:
-        served = self.served_at is not None
-        return self._timing.probe_interval if served else self._timing.probe_interval_until_served
+        settled = self.served_at is not None and self.refused_for() == 0.0
+        return self._timing.probe_interval if settled else self._timing.probe_interval_until_served
 
 
 class DemandWindow:

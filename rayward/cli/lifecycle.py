@@ -17,9 +17,8 @@ from rayward.local.progress import Progress
 
 HOST_MODE_NOTE = (
     "Pods share this host's network ({reason}): each has an address in 127/8 and ports of its own; volumes "
-    "are folders, whose paths are put into commands. Left out: separate network, mount and process namespaces, "
-    "names of Services in /etc/hosts, network faults. As root, on a host with namespaces, nothing is left "
-    "out."
+    "are folders, whose paths are put into commands. Left out: network, mount and process namespaces, names "
+    "of Services in /etc/hosts, network faults. Root on a host with namespaces misses nothing."
 )
 
 _QUIET = 2.0

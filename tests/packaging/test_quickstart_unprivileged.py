@@ -26,7 +26,7 @@ ROOT_WITHOUT_RIGHTS = (
     *("setpriv", "--securebits=+noroot,+noroot_locked"),
     *("--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"),
 )
-# The interpreter and the packages may lie in root's own folder: this user may read what is there, and no more.
+# Interpreter and packages may lie in root's own folder: this user may read there, and no more.
 ORDINARY_USER = (
     *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
     *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
@@ -75,6 +75,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "t"),
+        "RAYWARD_HOME": str(folder / "state"),
         # The environment that this run is in: what is tested is rayward, not pip.
         "XDG_CACHE_HOME": cache,
         "RAYWARD_PYTHON": str(Path(sys.executable).resolve()),
@@ -84,13 +85,14 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def capabilities(way: tuple[str, ...]) -> int:
-    """The effective capabilities of a process that is started this way."""
-    status = subprocess.run(
-        [*way, "cat", "/proc/self/status"], capture_output=True, text=True, check=True
-    ).stdout
-    (line,) = [line for line in status.splitlines() if line.startswith("CapEff:")]
-    return int(line.split()[1], 16)
+def check_capabilities(way: tuple[str, ...]) -> None:
+    """A process that is started this way can do nothing but, perhaps, read files (CAP_DAC_READ_SEARCH)."""
+    found = subprocess.run([*way, "cat", "/proc/self/status"], capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        # Root of a container that may not hand these rights on: it has few of them itself.
+        pytest.skip(f"this machine does not let root start such a process: {found.stderr.strip()}")
+    (line,) = [line for line in found.stdout.splitlines() if line.startswith("CapEff:")]
+    assert int(line.split()[1], 16) in (0, 1 << 2)
 
 
 @pytest.mark.ray
@@ -98,7 +100,7 @@ def capabilities(way: tuple[str, ...]) -> int:
 @pytest.mark.parametrize("way", list(WAYS))
 def test_the_whole_story_passes_without_any_right(way: str, place: Path) -> None:
     prefix = WAYS[way]
-    assert capabilities(prefix) in (0, 1 << 2)  # nothing, or CAP_DAC_READ_SEARCH
+    check_capabilities(prefix)
     if prefix is ORDINARY_USER:
         subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", str(place)], check=True)
 
@@ -126,24 +128,25 @@ def test_the_whole_story_passes_without_any_right(way: str, place: Path) -> None
         time.sleep(0.2)
     assert processes_of(place) == []
     assert [path.name for path in (place / "t").iterdir()] == []
-    assert [
-        path.name for path in (place / "home").rglob("*") if path.is_socket() or path.suffix == ".json"
-    ] == []
+    state = place / "state"
+    assert not state.exists() or [path.name for path in state.iterdir()] == []
 
 
-def test_its_help_needs_no_rights_either(place: Path) -> None:
-    for prefix in WAYS.values():
-        if prefix is ORDINARY_USER:
-            subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", str(place)], check=True)
-        done = subprocess.run(
-            [*prefix, "./quickstart", "--help"],
-            cwd=place / "tree",
-            env=environment(place),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "usage" in done.stdout.lower()
+@pytest.mark.parametrize("way", list(WAYS))
+def test_its_help_needs_no_rights_either(way: str, place: Path) -> None:
+    prefix = WAYS[way]
+    check_capabilities(prefix)
+    if prefix is ORDINARY_USER:
+        subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", str(place)], check=True)
+    done = subprocess.run(
+        [*prefix, "./quickstart", "--help"],
+        cwd=place / "tree",
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()
     assert not (place / "tree" / "out").exists()
