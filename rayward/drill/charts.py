@@ -11,6 +11,8 @@ from rayward.drill.table import seconds
 
 WIDTH = 960.0
 _LEFT, _RIGHT = 64.0, 24.0
+# About how wide a letter of a label is.
+_LETTER = 7.2
 _MOMENTS = {
     "FaultInjected": ("fault injected", "fault"),
     "ProcessDied": ("agent sees the death", "agent"),
@@ -54,7 +56,7 @@ def moments(run: Mapping[str, Any]) -> list[tuple[float, str, str]]:
 def failover_picture(run: Mapping[str, Any]) -> str:
     """One failover: what happened when, and under it each call to a running actor as a dot at its latency."""
     marks = moments(run)
-    end = max(1.0, max(at for at, _, _ in marks) * 1.15) if marks else 1.0
+    end = max(1.0, max(at for at, _, _ in marks) * 1.3) if marks else 1.0
     begin = -0.18 * end
     row, top = 22.0, 16.0
     plot_top = top + row * max(1, len(marks)) + 26
@@ -85,7 +87,7 @@ def _marks(
         parts.append(svg.line(place, y, place, bottom, f"mark {kind}"))
         parts.append(svg.dot(place, y, f"dot {kind}", radius=4.5))
         told = words if at == 0 else f"{words}  {seconds(at)}"
-        to_left = place > WIDTH * 0.68
+        to_left = place + 10 + _LETTER * len(told) > WIDTH
         parts.append(
             svg.text(
                 place + (-10 if to_left else 10), y + 4, told, "label strong", "end" if to_left else "start"
@@ -164,5 +166,5 @@ def _legend() -> list[str]:
     for _, words, kind in _RUN_SERIES:
         parts.append(svg.dot(x + 5, 14, f"dot {kind}", radius=4.5))
         parts.append(svg.text(x + 16, 18, words))
-        x += 36 + 7.2 * len(words)
+        x += 36 + _LETTER * len(words)
     return parts

@@ -25,6 +25,7 @@ from rayward.local.state import Manifest
 
 _SET_UP_LIMIT = 90.0
 _LINGER = 1.0
+_CLOSED_LIMIT = 2.0
 _REPORT_LIMIT = 45.0
 _BEFORE, _AFTER = 1.0, 6.0
 
@@ -136,6 +137,8 @@ def _one_run(
     injection = Injection(plan.fault, process, census.gcs_address(cluster), plan.limit)
     tell(f"run {number} of {plan.runs}: {plan.fault.name}, gcs_server pid {process[0]}")
     injected = injection.start()
+    if plan.fault.shuts_down:
+        injection.wait_closed(_CLOSED_LIMIT)
     errors: list[str] = []
     answers: dict[str, float] = {}
     report: Finding | None = None
@@ -218,6 +221,7 @@ def _record(
         worker_restarts=census.restarts_between(past.before, now, heads=False),
         head_pod_restarts=census.restarts_between(past.before, now, heads=True),
         gcs_restarts=_gcs_restarts(past),
+        asked_again=int(report["asked_again"]) if report else 0,
         actors_lost=int(lost.get("actors", 0)),
         placement_groups_lost=int(lost.get("placement_groups", 0)),
         kv_entries_lost=int(lost.get("kv_entries", 0)),

@@ -10,12 +10,18 @@ from rayward.errors import RaywardError
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to break a GCS: the signal that its process gets, and what that stands for."""
+    """One way to break a GCS: the signal that its process gets, and what that stands for.
+
+    ``shuts_down``: the process ends in its own time. What it has in hand then it cancels, and Ray 2.60 does not
+    ask again: an actor asked for in these milliseconds may stay pending for good, with or without rayward. So
+    the drill's questions wait until the GCS has closed its port; all times still count from the signal.
+    """
 
     name: str
     signal: signal.Signals
     does: str
     stands_for: str
+    shuts_down: bool = False
 
 
 FAULTS = (
@@ -30,6 +36,7 @@ FAULTS = (
         signal.SIGTERM,
         "asks gcs_server to end (SIGTERM), as `pkill gcs_server` does",
         "a clean end that nobody meant",
+        shuts_down=True,
     ),
     Fault(
         "gcs-freeze",

@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from rayward.errors import RaywardError
 from rayward.local.state import is_alive
 
 _LOOK_AGAIN = 0.01
+_LOOK_OFTEN = 0.002
 _PROBE_TIMEOUT = 1.0
 
 
@@ -66,6 +68,16 @@ class Injection:
             ) from None
         self._thread.start()
         return self._injected
+
+    def wait_closed(self, limit: float) -> None:
+        """Wait until nothing listens on the GCS's port, ``limit`` seconds at the most."""
+        deadline = self._injected + limit
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(self._address, timeout=0.1).close()
+            except OSError:
+                return
+            time.sleep(_LOOK_OFTEN)
 
     def _watch(self) -> None:
         deadline = self._injected + self._limit

@@ -43,7 +43,7 @@ class Probe:
         self.lock = threading.Lock()
         self.calls: list[Any] = []
         self.tasks: list[Any] = []
-        self.in_flight: float | None = None
+        self.asked_again = 0
         self.ended = threading.Event()
         workers = [
             node
@@ -134,7 +134,6 @@ class Probe:
         ray, target, limit = self.ray, self.kept[0], self.settings["limit"]
         while not self.ended.is_set():
             started = time.monotonic()
-            self.in_flight = started
             error = None
             try:
                 value = ray.get(target.increment.remote(), timeout=limit)
@@ -146,7 +145,6 @@ class Probe:
                 error = type(problem).__name__ + ": " + str(problem).splitlines()[0][:200]
             with self.lock:
                 self.calls.append((started, time.monotonic() - started, error))
-                self.in_flight = None
             self.ended.wait(self.settings["call_pause"] if error is None else 0.1)
 
     def task_for_ever(self) -> None:
@@ -179,8 +177,8 @@ class Probe:
         return time.monotonic()
 
     def ask_placement_group(self, limit: float) -> float:
-        # As long as the GCS is away Ray's own call for a new group neither returns nor raises, and a call
-        # that was under way is broken off: the asker's thread stays here, and asks again.
+        # A GCS that shuts down cancels this call (RpcError: CANCELLED), and while it is away Ray gives up
+        # after a while: ask again until the limit, as any caller would have to, and say how often.
         deadline = time.monotonic() + limit
         while True:
             try:
@@ -188,7 +186,8 @@ class Probe:
                 if group.wait(max(0.1, deadline - time.monotonic())):
                     break
                 raise TimeoutError("not placed in time")
-            except self.ray.exceptions.RaySystemError:
+            except self.ray.exceptions.RayError:
+                self.asked_again += 1
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
@@ -197,6 +196,7 @@ class Probe:
         return answered
 
     def ask_all(self, run: int, limit: float) -> None:
+        self.asked_again = 0
         for kind in FRESH_KINDS:
             threading.Thread(target=self._ask, args=(run, kind, limit), daemon=True).start()
 
@@ -214,7 +214,7 @@ class Probe:
         """What was called since the last time."""
         with self.lock:
             calls, tasks, self.calls, self.tasks = self.calls, self.tasks, [], []
-            return {"calls": calls, "tasks": tasks, "in_flight": self.in_flight, "now": time.monotonic()}
+        return {"calls": calls, "tasks": tasks, "now": time.monotonic(), "asked_again": self.asked_again}
 
     def lost(self) -> dict[str, int]:
         """What was there before the fault and is not any more."""

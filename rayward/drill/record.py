@@ -34,7 +34,8 @@ class Mark:
 class RunRecord:
     """What one injected fault did. Times are seconds after the fault on CLOCK_MONOTONIC, None where the thing
     did not happen within the drill's limit. ``gcs_start_s`` is from the new gcs_server's execution until it
-    served, which no supervisor can shorten."""
+    served, which no supervisor can shorten. ``asked_again`` counts requests for the new placement group that
+    Ray broke off with an error, so that the caller had to ask again."""
 
     run: int
     gcs_dead_s: float | None = None
@@ -51,6 +52,7 @@ class RunRecord:
     worker_restarts: int = 0
     head_pod_restarts: int = 0
     gcs_restarts: int = 0
+    asked_again: int = 0
     actors_lost: int = 0
     placement_groups_lost: int = 0
     kv_entries_lost: int = 0
@@ -83,14 +85,18 @@ def failures(record: RunRecord, limit: float) -> list[str]:
     counts = (
         (record.calls_failed, f"of {record.calls} calls to a running actor failed"),
         (record.tasks_failed, f"of {record.tasks} tasks failed"),
-        (record.worker_restarts, "restarts of workers"),
-        (record.head_pod_restarts, "restarts of the head Pod"),
+        (record.worker_restarts, f"{_restarts(record.worker_restarts)} of workers"),
+        (record.head_pod_restarts, f"{_restarts(record.head_pod_restarts)} of the head Pod"),
         (record.actors_lost, "actors lost"),
         (record.placement_groups_lost, "placement groups lost"),
         (record.kv_entries_lost, "key-value entries lost"),
     )
     found += [f"{count} {what}" for count, what in counts if count]
     return [*found, *record.errors]
+
+
+def _restarts(count: int) -> str:
+    return "restart" if count == 1 else "restarts"
 
 
 def longest_gap(calls: Sequence[Call], begin: float, end: float) -> float | None:

@@ -27,6 +27,7 @@ _SUMS = (
     "worker_restarts",
     "head_pod_restarts",
     "gcs_restarts",
+    "asked_again",
     "state_lost",
 )
 

@@ -20,6 +20,7 @@ COUNT_ROWS = (
     ("worker_restarts", "restarts of workers"),
     ("head_pod_restarts", "restarts of the head Pod"),
     ("gcs_restarts", "restarts of gcs_server"),
+    ("asked_again", "requests for a placement group that Ray broke off"),
     ("state_lost", "actors, placement groups, entries lost"),
 )
 
@@ -55,7 +56,10 @@ def figures_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
         row.append("" if floor is None else seconds(floor))
         if stock:
             factor = result["times_quicker_than_stock"].get(name)
-            row += [seconds(stock["figures"][name]["p50"]), "" if factor is None else f"{factor:.0f}"]
+            row += [
+                seconds(stock["figures"][name]["p50"]),
+                "" if factor is None else f"{factor:.0f}" if factor >= 10 else f"{factor:.1f}",
+            ]
         rows.append(row)
     for name, words in COUNT_ROWS:
         row = [words, f"{figures[name]:,}", "", "", ""]

@@ -42,7 +42,7 @@ from rayward.plan.workloads import endpoints, reconcile_workload
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _WORKLOADS = ("Deployment", "StatefulSet", "Job")
 _KEPT_EVENTS = 500
-_BUSY_PAUSE, _QUIET_PAUSE, _BUSY_FOR = 0.05, 0.4, 10.0
+_BUSY_PAUSE, _QUIET_PAUSE, _BUSY_FOR = 0.05, 0.5, 3.0
 
 
 def now_text() -> str:

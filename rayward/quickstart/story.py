@@ -167,14 +167,12 @@ def look_into_redis(scene: Scene) -> list[Check]:
 def kill_the_gcs(scene: Scene) -> list[Check]:
     """Step 7: kill gcs_server under load, and see who notices."""
     guide("kubectl exec $HEAD_POD -- pkill gcs_server")
-    show(
-        "  # here a drill ends that one process by its pid (pkill could meet other clusters of this machine),"
-    )
-    show("  # while calls, tasks and a placement group go on, and measures")
+    show("  # a drill sends pkill's signal to that one process by its pid (pkill could meet others of this")
+    show("  # machine), while calls, tasks and a placement group go on, and measures")
     path = scene.out / "drill.json"
     path.unlink(missing_ok=True)
     rayward(
-        *("drill", "run", "gcs-kill", "-n", "1", "--pause", "1"),
+        *("drill", "run", "gcs-term", "-n", "1", "--pause", "1"),
         *("--cluster", scene.cluster, "--json", str(path)),
         may_fail=True,
     )

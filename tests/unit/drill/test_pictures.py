@@ -62,7 +62,7 @@ def result(*runs: dict[str, Any]) -> dict[str, Any]:
     names = ("gcs_ready_s", "new_actor_s", "task_s", "placement_group_s", "call_gap_s")
     counts = ("calls", "calls_failed", "tasks", "tasks_failed", "worker_restarts", "head_pod_restarts")
     figures: dict[str, Any] = {name: dict(spread) for name in names}
-    figures |= dict.fromkeys((*counts, "gcs_restarts", "state_lost"), 0)
+    figures |= dict.fromkeys((*counts, "gcs_restarts", "asked_again", "state_lost"), 0)
     figures["floor"] = {"gcs_start_s": 0.1, "quiet_actor_s": None}
     return {
         "fault": "gcs-kill",
