@@ -12,9 +12,9 @@ from rayward.errors import RaywardError
 class Fault:
     """One way to break a GCS: the signal that its process gets, and what that stands for.
 
-    ``shuts_down``: the process ends in its own time. What it has in hand then it cancels, and Ray 2.60 does not
-    ask again: an actor asked for in these milliseconds may stay pending for good, with or without rayward. So
-    the drill's questions wait until the GCS has closed its port; all times still count from the signal.
+    ``shuts_down``: the process ends in its own time. What it has in hand then it cancels, and Ray 2.60 does
+    not ask again: an actor asked for in these milliseconds may stay pending for good. So the drill's
+    questions wait until the GCS has closed its port; all times still count from the signal.
     """
 
     name: str

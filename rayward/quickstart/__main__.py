@@ -109,7 +109,7 @@ def _tell(out: Path, done: list[StepResult], held: bool, seconds: float, scene: 
     if new_actor is not None:
         show(
             f"\nAfter the GCS was killed the first new actor answered in {new_actor:.2f} s. "
-            f"Stock Ray's head gives up after {story.STOCK_SECONDS:.0f} s and then starts again."
+            f"Stock Ray's head notices a `pkill` after {story.STOCK_SECONDS:.0f} s, and then starts again."
         )
     show(f"\n{'every step held' if held else 'NOT every step held'}, {seconds:.0f} s")
     show(f"report: {out / 'report.html'}  result: {out / 'result.json'}")

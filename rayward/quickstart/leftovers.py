@@ -7,34 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayward.local.cluster import LocalCluster
-from rayward.local.network import NAMESPACE_FOLDER, Fabric
+from rayward.local.network import Fabric
 from rayward.local.pod_process import processes_of_pods
 from rayward.local.state import is_alive, read_json
 
 
 @dataclass(frozen=True)
 class Traces:
-    """Where to look, noted while the cluster still runs."""
+    """Where to look, noted while the cluster still runs; ``network`` is None on the host's own."""
 
     folder: Path
     uids: frozenset[str]
     node: tuple[int, int] | None
-    namespace: str
-    interface: str
+    network: Fabric | None
     temp_dir: str
 
 
 def note_traces(cluster: LocalCluster, earlier: Traces | None = None) -> Traces:
     """Note where this cluster leaves traces; Pods that ``earlier`` notes knew stay in."""
     node = read_json(cluster.folder.path / "node.json")
-    fabric = Fabric(cluster.name, str(cluster.folder.setting("subnet")))
+    separate = cluster.mode == "namespaces"
     uids = {str(pod["metadata"]["uid"]) for pod in cluster.folder.list("Pod")}
     return Traces(
         folder=cluster.folder.path,
         uids=frozenset(uids | (earlier.uids if earlier else frozenset())),
         node=(node["pid"], node["start_time"]) if node else None,
-        namespace=fabric.namespace,
-        interface=fabric.host_interface,
+        network=Fabric(cluster.name, str(cluster.folder.setting("subnet"))) if separate else None,
         temp_dir=str(cluster.folder.setting("temp_dir") or ""),
     )
 
@@ -42,14 +40,18 @@ def note_traces(cluster: LocalCluster, earlier: Traces | None = None) -> Traces:
 def count_leftovers(traces: Traces) -> dict[str, int]:
     """How many processes, namespaces, mounts, network interfaces and folders are still there."""
     mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-    namespace = NAMESPACE_FOLDER / traces.namespace
-    places = (str(traces.folder), str(namespace), *filter(None, [traces.temp_dir]))
-    folders = [traces.folder, namespace, *([Path(traces.temp_dir)] if traces.temp_dir else [])]
+    network = traces.network
+    folders = [traces.folder, *([Path(traces.temp_dir)] if traces.temp_dir else [])]
+    folders += [network.path] if network else []
     node = int(traces.node is not None and is_alive(*traces.node))
     return {
         "processes": len(set(processes_of_pods(set(traces.uids)))) + node,
-        "namespaces": int(namespace.exists()),
-        "mounts": sum(any(place in line for place in places) for line in mounts),
-        "network interfaces": int(Path("/sys/class/net", traces.interface).exists()),
+        "namespaces": int(network is not None and network.exists()),
+        "mounts": sum(any(str(folder) in line.split()[1] for folder in folders) for line in mounts),
+        "network interfaces": int(network is not None and _is_link(network.host_interface)),
         "files": sum(folder.exists() for folder in folders),
     }
+
+
+def _is_link(name: str) -> bool:
+    return Path("/sys/class/net", name).exists()

@@ -167,12 +167,12 @@ def look_into_redis(scene: Scene) -> list[Check]:
 def kill_the_gcs(scene: Scene) -> list[Check]:
     """Step 7: kill gcs_server under load, and see who notices."""
     guide("kubectl exec $HEAD_POD -- pkill gcs_server")
-    show("  # a drill sends pkill's signal to that one process by its pid (pkill could meet others of this")
-    show("  # machine), while calls, tasks and a placement group go on, and measures")
+    show("  # a drill kills that one process by its pid, with SIGKILL (pkill could meet others here),")
+    show("  # while calls, tasks and a placement group go on, and measures")
     path = scene.out / "drill.json"
     path.unlink(missing_ok=True)
     rayward(
-        *("drill", "run", "gcs-term", "-n", "1", "--pause", "1"),
+        *("drill", "run", "gcs-kill", "-n", "1", "--pause", "1"),
         *("--cluster", scene.cluster, "--json", str(path)),
         may_fail=True,
     )
@@ -196,7 +196,7 @@ def kill_the_gcs(scene: Scene) -> list[Check]:
             after == scene.before and not sum(after.values()),
         ),
         Check(
-            f"a new actor well before the {STOCK_SECONDS:.0f} s after which stock Ray's head only gives up",
+            f"a new actor well before {STOCK_SECONDS:.0f} s, when stock Ray's head only gives up after pkill",
             f"{new_actor:.2f} s after the kill" if new_actor is not None else "no new actor",
             new_actor is not None and new_actor < NEW_ACTOR_LIMIT,
         ),
