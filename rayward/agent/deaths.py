@@ -25,12 +25,12 @@ _SECRET = re.compile(
 @dataclass(frozen=True)
 class Death:
     """One process's end. ``status`` is what waitpid gave, None where the process was not our child;
-    ``was_stopped``: the agent ended it because somebody had stopped it."""
+    ``from_outside``: the agent ended it because somebody had stopped it, or told it to end."""
 
     status: int | None
     lived: float
     ended_by_agent: str = ""
-    was_stopped: bool = False
+    from_outside: bool = False
     out_of_memory: bool = False
     last_lines: tuple[str, ...] = ()
 
@@ -64,7 +64,7 @@ def is_crash(death: Death, had_served: bool) -> bool:
     if not had_served:
         return True
     if death.ended_by_agent:
-        return not death.was_stopped
+        return not death.from_outside
     if death.status is None or death.out_of_memory:
         return True
     if os.WIFEXITED(death.status):

@@ -103,7 +103,21 @@ class Observation:
     since_failed_start: float = 0.0
     start_failure: str = ""
     gcs: GcsView | None = None
+    gcs_away_for: float | None = None
     dead: tuple[DeadProcess, ...] = ()
+
+
+def holds_dashboard(seen: Observation, timing: Timing) -> bool:
+    """Whether the dashboard should stand still now.
+
+    One of its modules asks a GCS that is away again and again without a pause (seen on Ray 2.60: a whole
+    processor for a second after each death of the GCS), just when the next GCS and the workers need it. It
+    can do nothing useful then, so it is held until the GCS serves, but never for long.
+    """
+    away = seen.gcs_away_for
+    return (
+        seen.phase is Phase.RUNNING and seen.durable_store and away is not None and away < timing.hold_limit
+    )
 
 
 class Verdict(enum.Enum):

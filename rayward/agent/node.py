@@ -45,7 +45,7 @@ class Tracked:
     died: float = 0.0
     cause: str = ""
     kill_reason: str = ""
-    was_stopped: bool = False
+    from_outside: bool = False
     had_served: bool = False
 
 
@@ -79,6 +79,7 @@ class NodeProcesses:
         self._out_of_memory = deaths.out_of_memory_kills()
         self.tracked: dict[Role, Tracked] = {}
         self.ray_start: RayStart | None = None
+        self._held: tuple[processes.ProcStat, ...] = ()
 
     def start_node(self) -> RayStart:
         """Run the ``ray start`` command; its output goes where the agent's own goes."""
@@ -129,7 +130,7 @@ class NodeProcesses:
             status=status,
             lived=now - tracked.started,
             ended_by_agent=tracked.kill_reason,
-            was_stopped=tracked.was_stopped,
+            from_outside=tracked.from_outside,
             out_of_memory=kills > self._out_of_memory,
             last_lines=deaths.last_lines(tracked.launch.log_paths, secrets=tracked.launch.secrets),
         )
@@ -139,7 +140,7 @@ class NodeProcesses:
         quick = death.lived < self._stable_after and deaths.is_crash(death, tracked.had_served)
         tracked.quick_deaths = tracked.quick_deaths + 1 if quick else 1
         tracked.pid, tracked.pidfd, tracked.kill_reason = None, None, ""
-        tracked.was_stopped = tracked.had_served = False
+        tracked.from_outside = tracked.had_served = False
         tracked.died, tracked.cause = now, deaths.explain(death)
         return Ended(role, pid, death, tracked.cause, deaths.exit_code(status))
 
@@ -165,12 +166,31 @@ class NodeProcesses:
         tracked.started, tracked.starts = time.monotonic(), tracked.starts + 1
         return child.pid
 
-    def kill(self, role: Role, reason: str, was_stopped: bool = False) -> None:
+    def kill(self, role: Role, reason: str, from_outside: bool = False) -> None:
         """SIGKILL a watched process; works on a stopped one too. ``reason`` ends up in its death event."""
         tracked = self.tracked.get(role)
         if tracked is not None and tracked.pid is not None:
-            tracked.kill_reason, tracked.was_stopped = reason, was_stopped
+            tracked.kill_reason, tracked.from_outside = reason, from_outside
             _send(tracked.pid, signal.SIGKILL)
+
+    def hold(self, role: Role) -> None:
+        """Stop a watched process and all below it (SIGSTOP) until ``release``."""
+        tracked = self.tracked.get(role)
+        if self._held or tracked is None or tracked.pid is None:
+            return
+        stats = processes.all_stats()
+        family = [pid for pid in (tracked.pid, *processes.descendants(tracked.pid, stats)) if pid in stats]
+        self._held = tuple(stats[pid] for pid in family)
+        for pid in family:
+            _send(pid, signal.SIGSTOP)
+
+    def release(self) -> None:
+        """Let everything that ``hold`` stopped go on."""
+        for held in self._held:
+            now = processes.read_stat(held.pid)
+            if now is not None and now.start_time == held.start_time:
+                _send(held.pid, signal.SIGCONT)
+        self._held = ()
 
     def forward(self, number: int) -> None:
         """Pass a signal on to the processes under watch, as an init does."""
@@ -185,6 +205,7 @@ class NodeProcesses:
         The rest gets half a second only: without raylet and GCS there is nothing that it could still do,
         and Ray's monitor waits for minutes for a GCS that is gone.
         """
+        self.release()  # what is stopped cannot end by itself
         self._end(Role.RAYLET, time.monotonic() + grace)
         for pid in _below_us():
             _send(pid, signal.SIGTERM)

@@ -26,6 +26,7 @@ from rayward.agent.decide import (
     Phase,
     Step,
     decide,
+    holds_dashboard,
 )
 from rayward.agent.events import EventLog
 from rayward.agent.gcs_probe import Serving
@@ -127,6 +128,10 @@ class Supervisor:
             self._act(action)
             if action.step is Step.WAIT or self._exit_code is not None:
                 break
+        if holds_dashboard(self._observe(), self._timing):
+            self._node.hold(Role.DASHBOARD)
+        else:
+            self._node.release()
         self._publish(action.reason)
 
     def _sleep(self) -> None:
@@ -160,6 +165,7 @@ class Supervisor:
             since_failed_start=now - self._failed_start_at,
             start_failure=self._start_failure,
             gcs=self._observe_gcs(now),
+            gcs_away_for=now - self._gcs_down_since if self._gcs_down_since is not None else None,
             dead=tuple(
                 DeadProcess(role, now - tracked.died, tracked.quick_deaths, tracked.cause)
                 for role, tracked in self._node.tracked.items()
@@ -203,7 +209,9 @@ class Supervisor:
         elif action.step is Step.START_PROCESS and action.role is not None:
             self._start_process(action.role)
         elif action.step is Step.KILL_GCS:
-            self._node.kill(Role.GCS, action.reason, was_stopped=self._stopped_since is not None)
+            # Stopped, or told to end and stuck in that: somebody did this to it, it does not crash.
+            from_outside = self._stopped_since is not None or self._watch.refused_for() > 0
+            self._node.kill(Role.GCS, action.reason, from_outside)
             self._stopped_since = None
             self._watch.reset()
         elif action.step is Step.RESTART_NODE:

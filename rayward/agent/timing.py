@@ -19,6 +19,7 @@ class Timing:
     ``start_limit``: the same for one that has not served since it started (it may wait for its store).
     ``busy_limit``: one that answers nothing but is working (or waits for a processor) is given this long.
     ``store_patience``: how long a head waits for a store that cannot be reached before it gives up.
+    ``hold_limit``: how long the dashboard is held (stopped) at the most while a GCS is away.
     ``stop_grace``: how long Ray's processes get to end by themselves after SIGTERM.
     """
 
@@ -27,7 +28,7 @@ class Timing:
     probe_interval_until_served: float = 0.05
     probe_timeout: float = 1.0
     stopped_limit: float = 1.0
-    closed_limit: float = 1.0
+    closed_limit: float = 0.3
     hung_limit: float = 3.0
     start_limit: float = 60.0
     busy_limit: float = 180.0
@@ -36,6 +37,7 @@ class Timing:
     restart_delays: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
     store_patience: float = 60.0
     store_retry: float = 0.5
+    hold_limit: float = 3.0
     stop_grace: float = 5.0
     loop_stall_limit: float = 10.0
 

@@ -17,6 +17,7 @@ from rayward.agent.decide import (
     StoreView,
     Verdict,
     decide,
+    holds_dashboard,
     judge_gcs,
 )  # fmt: skip
 from rayward.agent.gcs_probe import Serving
@@ -65,9 +66,9 @@ SILENT = Serving.SILENT
          "gcs_server has given no answer for 3.0 s (silent) but its main thread is busy: left alone"),
         (view(silent_for=179.9, waits_for_disk=True, last_answer=SILENT), Verdict.BUSY,
          "gcs_server has given no answer for 179.9 s (silent) but it waits for its disk: left alone"),
-        (view(refused_for=0.99, last_answer=Serving.REFUSED), Verdict.SERVING, "gcs_server serves"),
-        (view(refused_for=1.0, main_thread_share=1.0, last_answer=Serving.REFUSED), Verdict.HUNG,
-         "gcs_server closed its port 1.0 s ago and has not ended since"),
+        (view(refused_for=0.29, last_answer=Serving.REFUSED), Verdict.SERVING, "gcs_server serves"),
+        (view(refused_for=0.3, main_thread_share=1.0, last_answer=Serving.REFUSED), Verdict.HUNG,
+         "gcs_server closed its port 0.3 s ago and has not ended since"),
         (view(served=False, refused_for=9.0, last_answer=Serving.REFUSED), Verdict.STARTING,
          "gcs_server is starting"),
         (view(silent_for=179.9, main_thread_share=1.0, last_answer=SILENT), Verdict.BUSY,
@@ -220,3 +221,20 @@ def test_timing_relations_hold_at_their_bounds() -> None:
 def test_restart_delays_end() -> None:
     assert [T.restart_delay(deaths) for deaths in (0, 1, 2, 7)] == [0.0, 0.0, 0.1, 8.0]
     assert T.restart_delay(8) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "held"),
+    [
+        ({"gcs_away_for": 0.0}, True),
+        ({"gcs_away_for": 2.99}, True),
+        ({"gcs_away_for": 3.0}, False),
+        ({"gcs_away_for": None}, False),
+        ({"gcs_away_for": 0.5, "durable_store": False}, False),
+        ({"gcs_away_for": 0.5, "phase": Phase.STOPPING}, False),
+    ],
+)
+def test_the_dashboard_is_held_only_while_a_gcs_is_away_and_not_for_long(
+    changes: dict[str, object], held: bool
+) -> None:
+    assert holds_dashboard(dataclasses.replace(RUNNING, **changes), T) is held

@@ -162,8 +162,8 @@ def test_explain(death: Death, cause: str, code: int | None) -> None:
         (Death(exited(1), 1), True, True),
         (Death(None, 1), True, True),
         (Death(9, 1, ended_by_agent="hung"), True, True),
-        (Death(9, 1, ended_by_agent="stopped", was_stopped=True), True, False),
-        (Death(9, 1, ended_by_agent="stopped", was_stopped=True), False, True),
+        (Death(9, 1, ended_by_agent="stopped", from_outside=True), True, False),
+        (Death(9, 1, ended_by_agent="stopped", from_outside=True), False, True),
     ],
 )
 def test_only_its_own_faults_count_as_crashes(death: Death, served: bool, crash: bool) -> None:
