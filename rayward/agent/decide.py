@@ -103,21 +103,23 @@ class Observation:
     since_failed_start: float = 0.0
     start_failure: str = ""
     gcs: GcsView | None = None
-    gcs_away_for: float | None = None
+    gcs_died_ago: float | None = None
+    gcs_away: bool = False
     dead: tuple[DeadProcess, ...] = ()
 
 
 def holds_dashboard(seen: Observation, timing: Timing) -> bool:
     """Whether the dashboard should stand still now.
 
-    One of its modules asks a GCS that is away again and again without a pause (seen on Ray 2.60: a whole
-    processor for a second after each death of the GCS), just when the next GCS and the workers need it. It
-    can do nothing useful then, so it is held until the GCS serves, but never for long.
+    One of its modules, once refused by a GCS, asks again and again without a pause until gRPC's default
+    back-off of 1 s is over (seen on Ray 2.60: a whole processor for that second), just when the next GCS and
+    new workers need the processor. It can do nothing useful meanwhile, so it is held until that back-off has
+    passed and the GCS serves, but never for long.
     """
-    away = seen.gcs_away_for
-    return (
-        seen.phase is Phase.RUNNING and seen.durable_store and away is not None and away < timing.hold_limit
-    )
+    ago = seen.gcs_died_ago
+    if seen.phase is not Phase.RUNNING or not seen.durable_store or ago is None:
+        return False
+    return ago < timing.hold_least or (seen.gcs_away and ago < timing.hold_limit)
 
 
 class Verdict(enum.Enum):

@@ -76,6 +76,7 @@ class Supervisor:
         self._said = ""
         self._stop_signal: int | None = None
         self._gcs_down_since: float | None = None
+        self._gcs_died_at: float | None = None
         self._recoveries: list[dict[str, Any]] = []
         self._exit_code: int | None = None
         self.snapshot = Snapshot(self._phase, "", {}, False, time.monotonic())
@@ -165,7 +166,8 @@ class Supervisor:
             since_failed_start=now - self._failed_start_at,
             start_failure=self._start_failure,
             gcs=self._observe_gcs(now),
-            gcs_away_for=now - self._gcs_down_since if self._gcs_down_since is not None else None,
+            gcs_died_ago=now - self._gcs_died_at if self._gcs_died_at is not None else None,
+            gcs_away=self._gcs_down_since is not None,
             dead=tuple(
                 DeadProcess(role, now - tracked.died, tracked.quick_deaths, tracked.cause)
                 for role, tracked in self._node.tracked.items()
@@ -313,7 +315,7 @@ class Supervisor:
             lived=ended.death.lived, last_lines=list(ended.death.last_lines),
         )  # fmt: skip
         if ended.role is Role.GCS:
-            self._gcs_down_since = self._node.tracked[Role.GCS].died
+            self._gcs_down_since = self._gcs_died_at = self._node.tracked[Role.GCS].died
             self._watch.reset()
 
     def _note_gcs_recovery(self) -> None:

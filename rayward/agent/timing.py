@@ -19,7 +19,8 @@ class Timing:
     ``start_limit``: the same for one that has not served since it started (it may wait for its store).
     ``busy_limit``: one that answers nothing but is working (or waits for a processor) is given this long.
     ``store_patience``: how long a head waits for a store that cannot be reached before it gives up.
-    ``hold_limit``: how long the dashboard is held (stopped) at the most while a GCS is away.
+    ``hold_least``, ``hold_limit``: for how long after a death of the GCS the dashboard is held (stopped), at
+    the least and, while no GCS serves, at the most.
     ``stop_grace``: how long Ray's processes get to end by themselves after SIGTERM.
     """
 
@@ -37,7 +38,8 @@ class Timing:
     restart_delays: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
     store_patience: float = 60.0
     store_retry: float = 0.5
-    hold_limit: float = 3.0
+    hold_least: float = 1.3
+    hold_limit: float = 4.0
     stop_grace: float = 5.0
     loop_stall_limit: float = 10.0
 

@@ -226,15 +226,17 @@ def test_restart_delays_end() -> None:
 @pytest.mark.parametrize(
     ("changes", "held"),
     [
-        ({"gcs_away_for": 0.0}, True),
-        ({"gcs_away_for": 2.99}, True),
-        ({"gcs_away_for": 3.0}, False),
-        ({"gcs_away_for": None}, False),
-        ({"gcs_away_for": 0.5, "durable_store": False}, False),
-        ({"gcs_away_for": 0.5, "phase": Phase.STOPPING}, False),
+        ({"gcs_died_ago": 0.0}, True),
+        ({"gcs_died_ago": 1.29}, True),
+        ({"gcs_died_ago": 1.3}, False),
+        ({"gcs_died_ago": 3.99, "gcs_away": True}, True),
+        ({"gcs_died_ago": 4.0, "gcs_away": True}, False),
+        ({"gcs_died_ago": None}, False),
+        ({"gcs_died_ago": 0.5, "durable_store": False}, False),
+        ({"gcs_died_ago": 0.5, "phase": Phase.STOPPING}, False),
     ],
 )
-def test_the_dashboard_is_held_only_while_a_gcs_is_away_and_not_for_long(
+def test_the_dashboard_is_held_after_a_death_of_the_gcs_and_not_for_long(
     changes: dict[str, object], held: bool
 ) -> None:
     assert holds_dashboard(dataclasses.replace(RUNNING, **changes), T) is held
