@@ -259,6 +259,10 @@ class LocalCluster:
                 self._down_by_node(timeout, report)
             except RaywardError as error:
                 notes.append(str(error))
+            except FileNotFoundError:
+                if self.folder.exists:
+                    raise
+                return notes  # somebody else took it down meanwhile
         self._sweep()
         return notes
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 class ReconnectSettings:
     """How quickly Ray's processes find a GCS that came back, in milliseconds.
 
-    The defaults of Ray wait up to seconds between tries; these bring a new actor back in about half
-    the time and cost a few packets a second per process while the GCS is away.
+    The defaults of Ray wait up to seconds between tries; these cost a few packets a second per process
+    while the GCS is away. ``min_backoff_ms`` stays Ray's own: gRPC takes it for the time that one attempt
+    to connect gets, and one that is shorter than a busy GCS needs to answer would never connect.
     """
 
     check_connection_interval_ms: int = 50
-    min_backoff_ms: int = 50
+    min_backoff_ms: int = 1000
     initial_backoff_ms: int = 20
     max_backoff_ms: int = 200
 
