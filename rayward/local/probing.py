@@ -22,10 +22,18 @@ from rayward.local.probes import Check, Probe, ProbeState
 PlanExec = Callable[[tuple[str, ...]], "ExecPlan | None"]
 
 
+_MOST_READ = 10 * 1024
+
+
 class Attempt:
     """One check under way. ``result`` is None until it is known; `close` ends it in any case."""
 
     result: bool | None = None
+
+    @property
+    def result_at_deadline(self) -> bool:
+        """What counts when the time is up and ``result`` is not known."""
+        return False
 
     def advance(self) -> None:
         """Go on, after the selector said that this attempt's descriptor is ready."""
@@ -96,8 +104,14 @@ class SocketAttempt(Attempt):
             self.result = False
             return
         self._answer += data
-        if b"\n" in self._answer or not data:
+        # Read to the end: a server whose answer is cut off would log an error at every probe.
+        if not data or len(self._answer) > _MOST_READ or _complete(self._answer):
             self.result = _well(self._answer)
+
+    @property
+    def result_at_deadline(self) -> bool:
+        """A status that came in time counts, also from a server that keeps the connection open."""
+        return b"\n" in self._answer and _well(self._answer)
 
     def _connected(self) -> None:
         if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0:
@@ -130,6 +144,20 @@ def http_request(check: Check, address: str, port: int) -> bytes:
     path = check.path if check.path.startswith("/") else f"/{check.path}"
     lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode()
+
+
+def _complete(answer: bytes) -> bool:
+    """Whether an answer is all there, as far as it tells its length."""
+    head, separator, body = answer.partition(b"\r\n\r\n")
+    if not separator:
+        return False
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length" and value.strip().isdigit():
+            return len(body) >= int(value)
+        if name.strip().lower() == b"transfer-encoding":
+            return body.endswith(b"0\r\n\r\n")
+    return False
 
 
 def _well(answer: bytes) -> bool:
@@ -179,9 +207,10 @@ class Prober:
         """Take in results and time-outs, and begin the checks that are due."""
         for kind, (attempt, deadline) in list(self._attempts.items()):
             if attempt.result is not None or now >= deadline:
+                found = attempt.result_at_deadline if attempt.result is None else attempt.result
                 attempt.close()
                 del self._attempts[kind]
-                self._conclude(kind, attempt.result is True, now)
+                self._conclude(kind, found, now)
         for kind, probe in self._probes.items():
             due = kind in self.states and now >= self.states[kind].due and kind not in self._attempts
             if due and probes.may_run(kind, self.states):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rayward.errors import RaywardError
-from rayward.local import probes
+from rayward.local import probes, probing
 from rayward.local.probes import Check, Probe, ProbeState
 from rayward.local.probing import http_request
 
@@ -108,3 +108,19 @@ def test_the_request_of_an_http_check() -> None:
     request = http_request(Check("http", path="healthz", headers=(("Host", "other"),)), "10.0.0.1", 80)
     assert request.startswith(b"GET /healthz HTTP/1.1\r\nHost: other\r\n")
     assert request.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "complete"),
+    [
+        (b"HTTP/1.0 200 OK\r\n", False),
+        (b"HTTP/1.0 200 OK\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no", False),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", True),
+    ],
+)
+def test_an_answer_is_read_to_its_end(answer: bytes, complete: bool) -> None:
+    assert probing._complete(answer) is complete
