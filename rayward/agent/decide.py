@@ -40,13 +40,14 @@ class Step(enum.Enum):
     ADOPT_NODE = "adopt node"
     START_PROCESS = "start process"
     KILL_GCS = "kill gcs_server"
+    KILL_PROCESS = "kill process"
     RESTART_NODE = "restart node"
     FAIL = "fail"
 
 
 @dataclass(frozen=True)
 class Action:
-    """One step, why, and for START_PROCESS which process."""
+    """One step, why, and for START_PROCESS and KILL_PROCESS which process."""
 
     step: Step
     reason: str
@@ -106,6 +107,7 @@ class Observation:
     gcs_died_ago: float | None = None
     gcs_away: bool = False
     dead: tuple[DeadProcess, ...] = ()
+    stopped: tuple[tuple[Role, float], ...] = ()
 
 
 def holds_dashboard(seen: Observation, timing: Timing) -> bool:
@@ -225,6 +227,14 @@ def _decide_running(seen: Observation, timing: Timing) -> Action:
         verdict, reason = judge_gcs(seen.gcs, timing)
         if verdict in (Verdict.STOPPED, Verdict.HUNG):
             return Action(Step.KILL_GCS, reason)
+    return _decide_others(seen, timing, reason)
+
+
+def _decide_others(seen: Observation, timing: Timing, reason: str) -> Action:
+    for role, seconds in seen.stopped:
+        # Not those that Ray ties to the raylet: a stopped one harms less than the loss of the node.
+        if seconds >= timing.others_stopped_limit and not role.tied_to_raylet:
+            return Action(Step.KILL_PROCESS, f"{role.value} has been stopped for {seconds:.0f} s", role)
     for process in seen.dead:
         # Dashboard, monitor and their like never take the node down: the pace slows, the tries do not end.
         delay = timing.restart_delay(process.quick_deaths)

@@ -69,6 +69,8 @@ class Supervisor:
         self._store = StoreCheck(config, timing, self.wake)
         self._phase = self._first_phase()
         self._stopped_since: float | None = None
+        self._others_stopped_since: dict[Role, float] = {}
+        self._stopped_looked_at = 0.0
         self._failed_starts = 0
         self._failed_start_at = 0.0
         self._adopted_at: float | None = None
@@ -173,6 +175,7 @@ class Supervisor:
                 for role, tracked in self._node.tracked.items()
                 if tracked.pid is None and not role.tied_to_raylet
             ),
+            stopped=self._observe_stopped(now),
         )
 
     def _observe_gcs(self, now: float) -> GcsView | None:
@@ -201,6 +204,18 @@ class Supervisor:
             and processes.waits_for_disk(tracked.pid),
         )
 
+    def _observe_stopped(self, now: float) -> tuple[tuple[Role, float], ...]:
+        """Which processes other than the GCS have been stopped, and for how long; looked at once a second."""
+        if now - self._stopped_looked_at >= self._timing.probe_interval:
+            self._stopped_looked_at = now
+            found: dict[Role, float] = {}
+            for role, tracked in self._node.tracked.items():
+                stat = processes.read_stat(tracked.pid) if tracked.pid is not None else None
+                if stat is not None and stat.state == "T" and role is not Role.GCS:
+                    found[role] = self._others_stopped_since.get(role, now)
+            self._others_stopped_since = found
+        return tuple((role, now - since) for role, since in self._others_stopped_since.items())
+
     # -- act -------------------------------------------------------------------------------------------
 
     def _act(self, action: Action) -> None:
@@ -216,6 +231,9 @@ class Supervisor:
             self._node.kill(Role.GCS, action.reason, from_outside)
             self._stopped_since = None
             self._watch.reset()
+        elif action.step is Step.KILL_PROCESS and action.role is not None:
+            self._others_stopped_since.pop(action.role, None)
+            self._node.kill(action.role, action.reason, from_outside=True)
         elif action.step is Step.RESTART_NODE:
             self._restart_node(action.reason)
         elif action.step is Step.FAIL:

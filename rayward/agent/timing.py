@@ -13,6 +13,8 @@ class Timing:
     """How often the agent looks, and how long it waits before it acts.
 
     ``stopped_limit``: a gcs_server in state T (SIGSTOP, frozen cgroup) for this long is killed.
+    ``others_stopped_limit``: the same for raylet and the rest; longer than the time after which a GCS gives a
+    silent raylet up, so that nobody loses a node that could still come back.
     ``closed_limit``: one that served and whose port has been closed since for this long is killed: it is on
     its way out and stuck there (seen after SIGTERM on Ray 2.60).
     ``hung_limit``: one that served before, answers nothing and uses no processor time is killed after this.
@@ -29,6 +31,7 @@ class Timing:
     probe_interval_until_served: float = 0.05
     probe_timeout: float = 1.0
     stopped_limit: float = 1.0
+    others_stopped_limit: float = 30.0
     closed_limit: float = 0.3
     hung_limit: float = 3.0
     start_limit: float = 60.0

@@ -51,6 +51,15 @@ def test_loss_of_the_raylet_restarts_the_node_and_keeps_the_state(shared_head: A
     assert value_of(shared_head, key) == b"kept"
 
 
+def test_a_raylet_that_stays_stopped_is_ended_and_the_node_restarts(shared_head: AgentNode) -> None:
+    put(shared_head, b"stopped")
+    old = shared_head.pid_of("raylet")
+    os.kill(old, signal.SIGSTOP)
+    shared_head.wait_back("raylet", old, 90)
+    assert "ended by rayward: raylet has been stopped for" in shared_head.deaths_of("raylet")[-1]["message"]
+    assert value_of(shared_head, b"stopped") == b"kept"
+
+
 @pytest.fixture(scope="module")
 def late_pair(agent_zip: Path) -> Iterator[tuple[AgentNode, AgentNode]]:
     """A worker that was there before its head, whose store is memory only."""

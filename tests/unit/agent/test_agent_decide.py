@@ -240,3 +240,23 @@ def test_the_dashboard_is_held_after_a_death_of_the_gcs_and_not_for_long(
     changes: dict[str, object], held: bool
 ) -> None:
     assert holds_dashboard(dataclasses.replace(RUNNING, **changes), T) is held
+
+
+@pytest.mark.parametrize(
+    ("role", "seconds", "killed"),
+    [
+        (Role.RAYLET, 29.9, False),
+        (Role.RAYLET, 30.0, True),
+        (Role.DASHBOARD, 30.0, True),
+        (Role.DASHBOARD_AGENT, 99.0, False),
+        (Role.RUNTIME_ENV_AGENT, 99.0, False),
+    ],
+)
+def test_a_process_that_stays_stopped_is_killed_unless_ray_would_end_the_node_with_it(
+    role: Role, seconds: float, killed: bool
+) -> None:
+    action = decide(running(stopped=((role, seconds),)), T)
+    if killed:
+        assert action == Action(Step.KILL_PROCESS, f"{role.value} has been stopped for 30 s", role)
+    else:
+        assert action.step is Step.WAIT
