@@ -126,12 +126,13 @@ class Supervisor:
         self._note_gcs_recovery()
         self._forget_old_failures()
         for _ in range(len(Role) + 2):
-            action = decide(self._observe(), self._timing)
+            seen = self._observe()
+            action = decide(seen, self._timing)
             self._say(action)
             self._act(action)
             if action.step is Step.WAIT or self._exit_code is not None:
                 break
-        if holds_dashboard(self._observe(), self._timing):
+        if holds_dashboard(seen, self._timing):
             self._node.hold(Role.DASHBOARD)
         else:
             self._node.release()
@@ -205,8 +206,8 @@ class Supervisor:
         )
 
     def _observe_stopped(self, now: float) -> tuple[tuple[Role, float], ...]:
-        """Which processes other than the GCS have been stopped, and for how long; looked at once a second."""
-        if now - self._stopped_looked_at >= self._timing.probe_interval:
+        """Which processes other than the GCS have been stopped, and for how long; looked at rarely."""
+        if now - self._stopped_looked_at >= self._timing.others_look_interval:
             self._stopped_looked_at = now
             found: dict[Role, float] = {}
             for role, tracked in self._node.tracked.items():

@@ -32,6 +32,7 @@ class Timing:
     probe_timeout: float = 1.0
     stopped_limit: float = 1.0
     others_stopped_limit: float = 30.0
+    others_look_interval: float = 5.0
     closed_limit: float = 0.3
     hung_limit: float = 3.0
     start_limit: float = 60.0
