@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rayward.errors import RaywardError
-from rayward.local import names
+from rayward.local import linux, names
 from rayward.local.addresses import FIRST_HOST_PORT, LAST_HOST_PORT, host_place, pick_address
 from rayward.local.network import Fabric
 from rayward.local.pod_process import PodProcess, host_port_is_free
@@ -31,7 +31,6 @@ from rayward.local.state import (
     NAMESPACE,
     ClusterFolder,
     Manifest,
-    own_start_time,
     read_json,
     write_json,
 )
@@ -68,7 +67,10 @@ class Node:
         """Cycle until the cluster is down or this process is told to end (Pods then go on)."""
         signal.signal(signal.SIGTERM, lambda _number, _frame: self._stop.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        write_json(self.folder.path / "node.json", {"pid": os.getpid(), "start_time": own_start_time()})
+        write_json(
+            self.folder.path / "node.json",
+            {"pid": os.getpid(), "start_time": linux.process_start_time(os.getpid())},
+        )
         busy_until = time.monotonic() + _BUSY_FOR
         while not self._stop.is_set():
             self._changed = False

@@ -19,6 +19,7 @@ from typing import Any
 
 import rayward
 from rayward.errors import RaywardError
+from rayward.local import linux
 from rayward.local.network import Fabric
 from rayward.local.state import Manifest, is_alive, read_json, write_json
 
@@ -56,7 +57,9 @@ class PodProcess:
                 env=package_environment(),
             )
         self._child = child
-        write_json(self.folder / "process.json", {"pid": child.pid, "start_time": _start_time(child.pid)})
+        # A child that has ended already has no start time any more; 0 is nobody's.
+        start_time = linux.process_start_time(child.pid) or 0
+        write_json(self.folder / "process.json", {"pid": child.pid, "start_time": start_time})
         if fabric is not None:
             self._plug_in(child, fabric, settings["network"]["address"])
         for pipe in (child.stdin, child.stdout):
@@ -123,10 +126,6 @@ class PodProcess:
     def remove(self) -> None:
         """Remove the Pod's folder; only when its process is gone."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _start_time(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
 
 
 def processes_of_pods(uids: set[str]) -> Iterator[int]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rayward.errors import RaywardError
+from rayward.local import linux
 
 Manifest = dict[str, Any]
 
@@ -56,18 +57,8 @@ def read_json(path: Path) -> Any:
 
 def is_alive(pid: int, start_time: int) -> bool:
     """Whether this very process (not a later one with its pid) runs and is no zombie."""
-    try:
-        fields = (
-            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        )
-    except OSError:
-        return False
-    return fields[0] != "Z" and int(fields[19]) == start_time
-
-
-def own_start_time() -> int:
-    """Field 22 of this process's /proc stat: with the pid, its name for good."""
-    return int(Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
+    found = linux.process_start_time(pid)
+    return found is not None and found == start_time
 
 
 class ClusterFolder:

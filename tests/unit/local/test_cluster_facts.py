@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from rayward.errors import RaywardError
-from rayward.local import names
+from rayward.local import linux, names
 from rayward.local.addresses import host_place, loopback_subnet, pick_address
 from rayward.local.progress import assess, pod_state
-from rayward.local.state import ClusterFolder, check_name, is_alive, own_start_time
+from rayward.local.state import ClusterFolder, check_name, is_alive
 
 
 def test_addresses_start_after_the_hosts_and_fill_gaps() -> None:
@@ -167,5 +167,7 @@ def test_objects_are_kept_by_kind_and_name(tmp_path: Path) -> None:
 
 def test_a_process_is_known_by_pid_and_start_time() -> None:
     pid = int(Path("/proc/self").resolve().name)
-    assert is_alive(pid, own_start_time())
-    assert not is_alive(pid, own_start_time() + 1)
+    started = linux.process_start_time(pid)
+    assert started is not None
+    assert is_alive(pid, started)
+    assert not is_alive(pid, started + 1)
