@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from rayward.cli import output
+from rayward.drill import manifests as drill_manifests
+from rayward.drill.drill import DrillPlan, run_drill
+from rayward.drill.faults import find_fault
 from rayward.drill.machine import host_facts
+from rayward.drill.report import drill_report
+from rayward.drill.result import result_json
 from rayward.drill.statistics import median
-from rayward.drill.temporary import manifests_for, temporary_cluster
+from rayward.drill.stock import run_stock
+from rayward.drill.temporary import temporary_cluster
+from rayward.local import cluster as local
 from rayward.local.cluster import LocalCluster
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +69,7 @@ def write(
 
 def manifests(store: str, environment: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """The example on this store, with some variables set in every Ray container."""
-    found = copy.deepcopy(manifests_for(MANIFESTS[store]))
+    found = copy.deepcopy(local.read_manifests(MANIFESTS[store], None)[1])
     for manifest in found:
         if manifest["kind"] == "RayCluster":
             groups = [manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]]
@@ -78,6 +85,42 @@ def cluster(store: str, environment: Mapping[str, str] | None = None) -> Iterato
     """A cluster for the time of the context."""
     with temporary_cluster(manifests(store, environment), "bench", tell) as made:
         yield made
+
+
+def two_heads(name: str = drill_manifests.HA) -> list[dict[str, Any]]:
+    """The drills' own cluster with two heads, writes audited."""
+    return drill_manifests.for_drill(drill_manifests.own(name))
+
+
+def drill_part(
+    fault: str,
+    runs: int,
+    seed: int,
+    *,
+    objects: list[dict[str, Any]],
+    seconds: float | None = None,
+    stock_runs: int = 0,
+    report: str = "",
+) -> dict[str, Any]:
+    """A drill in a cluster of its own, as its JSON, with a page at out/benchmarks/REPORT.html; with
+    ``stock_runs``, plain Ray beside it."""
+    plan = DrillPlan(find_fault(fault), runs, seed, seconds=seconds)
+    with temporary_cluster(objects, "bench", tell) as cluster:
+        outcome = run_drill(cluster, plan, tell)
+    plain = run_stock(objects, plan, stock_runs, tell) if stock_runs else None
+    result = result_json(outcome, plain)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / f"{report or fault}.html").write_text(drill_report(result), encoding="utf-8")
+    return thinned(result)
+
+
+def thinned(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without every call of every run, which the report has drawn and which would make the file
+    hundreds of times larger."""
+    for part in (result, result.get("stock") or {}):
+        for run in part.get("runs", ()):
+            run["calls_around"] = []
+    return result
 
 
 def processor_seconds(pid: int) -> float:

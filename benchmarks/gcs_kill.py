@@ -8,11 +8,6 @@ from typing import Any
 import click
 
 from benchmarks import common
-from rayward.drill.drill import DrillPlan, run_drill
-from rayward.drill.faults import find_fault
-from rayward.drill.report import drill_report
-from rayward.drill.result import result_json
-from rayward.drill.stock import run_stock
 from rayward.drill.table import floor_of, seconds
 
 COLUMNS = (
@@ -57,18 +52,9 @@ def main(kills: int, freeze: int, term: int, stock: int, seed: int) -> None:
 
 
 def _part(fault: str, store: str, runs: int, stock_runs: int, seed: int) -> dict[str, Any]:
-    plan = DrillPlan(find_fault(fault), runs, seed)
-    with common.cluster(store) as cluster:
-        outcome = run_drill(cluster, plan, common.tell)
-    plain = run_stock(common.manifests(store), plan, stock_runs, common.tell) if stock_runs else None
-    result = result_json(outcome, plain)
-    common.OUT.mkdir(parents=True, exist_ok=True)
-    (common.OUT / f"{fault}-{store}.html").write_text(drill_report(result), encoding="utf-8")
-    # Every call of every run would make the file hundreds of times larger; the report has drawn them.
-    for part in (result, result.get("stock") or {}):
-        for run in part.get("runs", ()):
-            run["calls_around"] = []
-    return result
+    objects = common.manifests(store)
+    report = f"{fault}-{store}"
+    return common.drill_part(fault, runs, seed, objects=objects, stock_runs=stock_runs, report=report)
 
 
 def _row(name: str, part: dict[str, Any]) -> list[str]:

@@ -13,6 +13,11 @@ TITLES = {
     "reconnect_cost": "Reconnect settings: processor time at rest (share of one core), and what they bring",
     "agent_idle": "The agent at rest",
     "up_time": "Bringing one head and two workers up",
+    "ha_host_loss": "The active head's host is lost",
+    "ha_switchover": "Planned switchover",
+    "redis_away": "Redis away",
+    "load_size": "Recovery by the number of actors in the store",
+    "suite": "All faults mixed",
 }
 
 

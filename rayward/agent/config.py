@@ -6,16 +6,47 @@ Pure: reads the mappings it is given and nothing else.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rayward.agent.decide import Kind
 from rayward.agent.processes import option
+from rayward.agent.timing import lease_timing
 from rayward.errors import RaywardError
 
 DEFAULT_PORT = 8008
 DEFAULT_GCS_PORT = 6379
 MAX_PORT = 65535
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """What a head with a Redis store is told about lease, fence and the other heads.
+
+    ``heads``: where the agents of all heads are (host or host:port; a name may have several addresses), empty
+    where there is one head only. ``fence`` False lets writes pass unchecked (for drills that must go red).
+    ``audit``: each accepted write also leaves an entry in a stream. ``ttl``: seconds, None for the default.
+    """
+
+    member: str
+    cluster: str
+    cluster_uid: str
+    heads: tuple[str, ...] = ()
+    fence: bool = True
+    audit: bool = False
+    ttl: float | None = None
+    state_dir: str = ""
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class ForwardSettings:
+    """Where a worker's forwarder finds the heads, and what ``ray start`` was told to connect to."""
+
+    heads: tuple[str, ...]
+    port: int
+    told: str
 
 
 @dataclass(frozen=True)
@@ -32,6 +63,8 @@ class AgentConfig:
     http_port: int = DEFAULT_PORT
     cluster: str = ""
     pod: str = ""
+    head: HeadSettings | None = None
+    forward: ForwardSettings | None = None
 
     @property
     def durable(self) -> bool:
@@ -112,18 +145,83 @@ def build(kind: Kind, ray_start: Sequence[str], environ: Mapping[str, str]) -> A
         host = option(command, "node-ip-address") or "127.0.0.1"
         port = _port(option(command, "port") or "", "ray start --port", DEFAULT_GCS_PORT)
     else:
-        host, port = split_address(option(command, "address") or environ.get("RAY_ADDRESS", ""))
+        told = option(command, "address") or environ.get("RAY_ADDRESS", "")
+        host, port = split_address(told)
+    store = store_kind(environ) if kind is Kind.HEAD else ""
+    heads = tuple(item.strip() for item in environ.get("RAYWARD_HEADS", "").split(",") if item.strip())
+    forwards = kind is Kind.WORKER and heads and _switch(environ, "RAYWARD_FORWARD", default=True)
     return AgentConfig(
         kind=kind,
         ray_start=tuple(command),
         gcs_host=host,
         gcs_port=port,
-        store=store_kind(environ) if kind is Kind.HEAD else "",
+        store=store,
         http_host=environ.get("RAYWARD_AGENT_HOST", "0.0.0.0"),
         http_port=_port(environ.get("RAYWARD_AGENT_PORT", ""), "RAYWARD_AGENT_PORT", DEFAULT_PORT),
         cluster=environ.get("RAYWARD_CLUSTER", ""),
         pod=environ.get("RAYWARD_POD", ""),
+        head=_head_settings(environ, heads) if store == "redis" else None,
+        forward=ForwardSettings(heads, port, told) if forwards else None,
     )
+
+
+def _head_settings(environ: Mapping[str, str], heads: tuple[str, ...]) -> HeadSettings:
+    cluster = environ.get("RAYWARD_CLUSTER", "") or environ.get("RAY_external_storage_namespace", "default")
+    ttl = environ.get("RAYWARD_LEASE_TTL", "")
+    return HeadSettings(
+        member=environ.get("RAYWARD_POD", "") or socket.gethostname(),
+        cluster=cluster,
+        cluster_uid=environ.get("RAYWARD_CLUSTER_UID", "") or cluster,
+        heads=heads,
+        fence=_switch(environ, "RAYWARD_FENCE", default=True),
+        audit=_switch(environ, "RAYWARD_AUDIT", default=False),
+        ttl=_seconds(ttl, "RAYWARD_LEASE_TTL") if ttl else None,
+        state_dir=environ.get("RAYWARD_STATE_DIR", ""),
+        token=environ.get("RAYWARD_AGENT_TOKEN", ""),
+    )
+
+
+def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
+    word = environ.get(name, "").lower()
+    if not word:
+        return default
+    if word in ("on", "1", "true", "yes"):
+        return True
+    if word in ("off", "0", "false", "no"):
+        return False
+    raise RaywardError(f"must be on or off, got {word!r}", where=name)
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 3600:
+        raise RaywardError(f"must be seconds, more than 0 and less than 3600, got {text!r}", where=where)
+    problems = lease_timing(seconds).problems()
+    if problems:
+        raise RaywardError(problems[0], where=where, todo="give a longer lease, or leave the default of 3 s")
+    return seconds
+
+
+def with_option(command: Sequence[str], name: str, value: str) -> tuple[str, ...]:
+    """The command with ``--name=value`` in place of every earlier ``--name``."""
+    kept: list[str] = []
+    skip = False
+    for argument in command:
+        if skip:
+            skip = False
+        elif argument == f"--{name}":
+            skip = True
+        elif not argument.startswith(f"--{name}="):
+            kept.append(argument)
+    return (*kept, f"--{name}={value}")
+
+
+def without_option(command: Sequence[str], name: str) -> tuple[str, ...]:
+    """The command without ``--name``."""
+    return with_option(command, name, "")[:-1]
 
 
 def own_command(environ: Mapping[str, str], argv0: str, executable: str) -> tuple[list[str], dict[str, str]]:

@@ -22,10 +22,13 @@ class Kind(enum.Enum):
 
 
 class Phase(enum.Enum):
-    """How far the node has come; the shell moves it on as it carries actions out."""
+    """How far the node has come; the shell moves it on as it carries actions out. PREPARED: a GCS stands by,
+    started and held before it has read or written anything."""
 
     WAITING_FOR_STORE = "waiting for the store"
     WAITING_FOR_GCS = "waiting for the GCS"
+    PREPARING = "preparing"
+    PREPARED = "prepared"
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
@@ -42,6 +45,12 @@ class Step(enum.Enum):
     KILL_GCS = "kill gcs_server"
     KILL_PROCESS = "kill process"
     RESTART_NODE = "restart node"
+    PREPARE = "prepare a GCS"
+    HOLD = "hold what is prepared"
+    GO = "let the prepared GCS go"
+    DISCARD = "discard what is prepared"
+    GIVE_WAY = "hand over to a prepared head"
+    STAND_BY = "stop the node and stand by"
     FAIL = "fail"
 
 
@@ -108,6 +117,8 @@ class Observation:
     gcs_away: bool = False
     dead: tuple[DeadProcess, ...] = ()
     stopped: tuple[tuple[Role, float], ...] = ()
+    can_hand_over: bool = False
+    recycle: str = ""
 
 
 def holds_dashboard(seen: Observation, timing: Timing) -> bool:
@@ -201,13 +212,14 @@ def _decide_start(seen: Observation, timing: Timing) -> Action:
         if seen.kind is Kind.WORKER and seen.remote_gcs is not Serving.SERVING:
             # A head that went away meanwhile is no fault of this node: its tries are not used up.
             return Action(Step.WAIT, f"ray start failed and the GCS is away: {seen.start_failure}")
-        return _retry_node(seen, timing, Step.START_NODE, f"ray start failed: {seen.start_failure}")
+        return retry_node(seen, timing, Step.START_NODE, f"ray start failed: {seen.start_failure}")
     if seen.start_runs_for >= timing.start_limit * 2:
         return Action(Step.RESTART_NODE, f"ray start has not ended within {timing.start_limit * 2:g} s")
     return Action(Step.WAIT, "ray start is running")
 
 
-def _retry_node(seen: Observation, timing: Timing, step: Step, why: str) -> Action:
+def retry_node(seen: Observation, timing: Timing, step: Step, why: str) -> Action:
+    """``step``, once the pause after the last failed start is over; FAIL after the last try."""
     delay = timing.restart_delay(seen.failed_starts)
     if delay is None:
         return Action(Step.FAIL, f"gave up after {seen.failed_starts} tries: {why}")
@@ -218,10 +230,15 @@ def _retry_node(seen: Observation, timing: Timing, step: Step, why: str) -> Acti
 
 def _decide_running(seen: Observation, timing: Timing) -> Action:
     dead = {process.role: process for process in seen.dead}
+    if Role.RAYLET in dead and seen.can_hand_over and not seen.failed_starts:
+        # A prepared head is there in a second; this node needs several to come back.
+        return Action(Step.GIVE_WAY, f"raylet is gone ({dead[Role.RAYLET].cause})", Role.RAYLET)
     if Role.RAYLET in dead:
-        return _retry_node(seen, timing, Step.RESTART_NODE, f"raylet is gone ({dead[Role.RAYLET].cause})")
+        return retry_node(seen, timing, Step.RESTART_NODE, f"raylet is gone ({dead[Role.RAYLET].cause})")
     if Role.GCS in dead:
         return _decide_dead_gcs(dead[Role.GCS], seen, timing)
+    if seen.recycle:
+        return Action(Step.RESTART_NODE, f"this node starts afresh: {seen.recycle}")
     verdict, reason = Verdict.SERVING, "all processes run"
     if seen.gcs is not None:
         verdict, reason = judge_gcs(seen.gcs, timing)
@@ -253,7 +270,7 @@ def _decide_dead_gcs(process: DeadProcess, seen: Observation, timing: Timing) ->
             f"gcs_server died ({process.cause}) and its state was in memory only: the head restarts and the "
             "workers start afresh; give the cluster a store (gcsFaultToleranceOptions) to keep its state"
         )
-        return _retry_node(seen, timing, Step.RESTART_NODE, why)
+        return retry_node(seen, timing, Step.RESTART_NODE, why)
     delay = timing.restart_delay(process.quick_deaths)
     if delay is None:
         return Action(

@@ -71,10 +71,16 @@ class RayStart:
 
 
 class NodeProcesses:
-    """All processes of one Ray node. Not thread-safe: only the agent's loop may call it."""
+    """All processes of one Ray node. Not thread-safe: only the agent's loop may call it.
+
+    ``environment`` is what ``ray start`` gets (None: the agent's own); ``spared`` are processes below the
+    agent that are not Ray's and outlive the node.
+    """
 
     def __init__(self, command: Sequence[str], stable_after: float) -> None:
         self._command = list(command)
+        self.environment: Mapping[str, str] | None = None
+        self.spared: frozenset[int] = frozenset()
         self._stable_after = stable_after
         self._out_of_memory = deaths.out_of_memory_kills()
         self.tracked: dict[Role, Tracked] = {}
@@ -83,17 +89,24 @@ class NodeProcesses:
 
     def start_node(self) -> RayStart:
         """Run the ``ray start`` command; its output goes where the agent's own goes."""
-        child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, env=self.environment)
         _leave_reaping_to_us(child)
         self.ray_start = RayStart(child.pid, time.monotonic())
         return self.ray_start
 
-    def adopt(self) -> list[Role]:
-        """Take every Ray process below the agent under watch; returns the roles found."""
+    def set_command(self, command: Sequence[str]) -> None:
+        """Run this ``ray start`` from the next start on."""
+        self._command = list(command)
+
+    def adopt(self, only: Role | None = None) -> list[Role]:
+        """Take every Ray process below the agent (or the one in the role ``only``) under watch; returns the
+        roles found so far."""
         stats = processes.all_stats()
         for pid in processes.descendants(os.getpid(), stats):
             role = processes.classify(processes.read_argv(pid))
             if role is None or role in self.tracked or stats[pid].state == "Z":
+                continue
+            if only not in (None, role):
                 continue
             launch = processes.capture(pid, role)
             if launch is not None:
@@ -173,13 +186,28 @@ class NodeProcesses:
             tracked.kill_reason, tracked.from_outside = reason, from_outside
             _send(tracked.pid, signal.SIGKILL)
 
+    def await_death(self, role: Role, limit: float) -> None:
+        """Wait until a process that was killed is gone, ``limit`` seconds at the most; the next ``reap``
+        reports it."""
+        tracked = self.tracked.get(role)
+        if tracked is not None and tracked.pidfd is not None:
+            _is_readable(tracked.pidfd, limit)
+
     def hold(self, role: Role) -> None:
         """Stop a watched process and all below it (SIGSTOP) until ``release``."""
         tracked = self.tracked.get(role)
         if self._held or tracked is None or tracked.pid is None:
             return
+        self._hold_family(tracked.pid)
+
+    def hold_start(self) -> None:
+        """Stop ``ray start`` and all that it has started (SIGSTOP) until ``release``."""
+        if not self._held and self.ray_start is not None:
+            self._hold_family(self.ray_start.pid)
+
+    def _hold_family(self, first: int) -> None:
         stats = processes.all_stats()
-        family = [pid for pid in (tracked.pid, *processes.descendants(tracked.pid, stats)) if pid in stats]
+        family = [pid for pid in (first, *processes.descendants(first, stats)) if pid in stats]
         self._held = tuple(stats[pid] for pid in family)
         for pid in family:
             _send(pid, signal.SIGSTOP)
@@ -207,20 +235,32 @@ class NodeProcesses:
         """
         self.release()  # what is stopped cannot end by itself
         self._end(Role.RAYLET, time.monotonic() + grace)
-        for pid in _below_us():
+        for pid in self._below_us():
             _send(pid, signal.SIGTERM)
-        _wait_until_gone(time.monotonic() + 0.5)
+        self._wait_until_gone(time.monotonic() + 0.5)
         by_force_until = time.monotonic() + 3.0
-        while _below_us() and time.monotonic() < by_force_until:
-            for pid in _below_us():
+        while self._below_us() and time.monotonic() < by_force_until:
+            for pid in self._below_us():
                 _send(pid, signal.SIGKILL)
-            _wait_until_gone(time.monotonic() + 0.1)
+            self._wait_until_gone(time.monotonic() + 0.1)
         for tracked in self.tracked.values():
             if tracked.pidfd is not None:
                 os.close(tracked.pidfd)
         _forget_cluster_address(self._command, self.tracked.get(Role.GCS))
         self.tracked.clear()
         self.ray_start = None
+
+    def _below_us(self) -> list[int]:
+        stats: Mapping[int, processes.ProcStat] = processes.all_stats()
+        below = processes.descendants(os.getpid(), stats)
+        return [pid for pid in below if stats[pid].state != "Z" and pid not in self.spared]
+
+    def _wait_until_gone(self, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            _dead_children()
+            if not self._below_us():
+                return
+            time.sleep(0.02)
 
     def _end(self, role: Role, deadline: float) -> None:
         tracked = self.tracked.get(role)
@@ -277,19 +317,6 @@ def _dead_children() -> list[tuple[int, int]]:
         if pid == 0:
             return found
         found.append((pid, status))
-
-
-def _below_us() -> list[int]:
-    stats: Mapping[int, processes.ProcStat] = processes.all_stats()
-    return [pid for pid in processes.descendants(os.getpid(), stats) if stats[pid].state != "Z"]
-
-
-def _wait_until_gone(deadline: float) -> None:
-    while time.monotonic() < deadline:
-        _dead_children()
-        if not _below_us():
-            return
-        time.sleep(0.02)
 
 
 def _send(pid: int, number: int) -> None:

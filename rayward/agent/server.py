@@ -1,8 +1,8 @@
-"""The agent's HTTP port: /livez /readyz /leader /status /metrics.
+"""The agent's HTTP port: /livez /readyz /leader /status /metrics, and on a head /members, /history and POSTs.
 
 Read-only views of the loop's last snapshot, served from threads of their own. ``/leader`` answers 200 on the
 node whose GCS serves and 503 elsewhere, so that HAProxy or a Kubernetes Service can route by it, as with
-Patroni.
+Patroni. ``/leader?watch=1`` stays open and says one line on every change, and twice a second without one.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable
 
 from rayward import __version__
 from rayward.agent import processes
 from rayward.agent.decide import Kind, Phase
+from rayward.agent.metrics import metrics_text
 from rayward.agent.processes import Role
+from rayward.agent.server_head import HeadViews
+from rayward.agent.standing import Rank, Standing
 from rayward.agent.supervisor import Supervisor
 from rayward.agent.timing import Timing
 from rayward.errors import RaywardError
 
 Answer = tuple[int, str, str]
 _JSON, _TEXT = "application/json", "text/plain; version=0.0.4"
+_WATCH_BEAT = 0.4
+_LONGEST_BODY = 64 * 1024
 
 
 class Views:
@@ -34,6 +40,9 @@ class Views:
     def __init__(self, supervisor: Supervisor, timing: Timing) -> None:
         self._supervisor = supervisor
         self._timing = timing
+        # Kept: a head that stops goes on to say that it does not lead.
+        self._lead = supervisor.lead
+        self._head = HeadViews(self._lead) if self._lead is not None else None
         self._paths: dict[str, Callable[[], Answer]] = {
             "/livez": self.livez,
             "/readyz": self.readyz,
@@ -41,6 +50,24 @@ class Views:
             "/status": self.status,
             "/metrics": self.metrics,
         }
+        head = self._head
+        if head is not None:
+            self._paths["/members"] = lambda: _as_json(*head.members())
+            self._paths["/history"] = lambda: _as_json(*head.history())
+
+    def post(self, path: str, raw: bytes, authorization: str) -> Answer:
+        """The answer to a POST."""
+        if self._head is None:
+            return _as_json(404, {"error": "nothing can be posted here: this node takes part in no election"})
+        return _as_json(*self._head.post(path, raw, authorization))
+
+    def wait_for_news(self, known: int) -> int:
+        """Wait for a reason to say a line of ``/leader?watch=1`` again; see ``News.wait``."""
+        return self._supervisor.news.wait(known, _WATCH_BEAT)
+
+    def leader_line(self) -> bytes:
+        """One line of the stream."""
+        return (json.dumps(self._leader_body()) + "\n").encode()
 
     def answer(self, path: str) -> Answer:
         """The answer to a GET of ``path``."""
@@ -75,10 +102,33 @@ class Views:
 
     def leader(self) -> Answer:
         """200 on the head whose GCS serves, with its address; 503 on every other node."""
-        config = self._supervisor.config
-        leads = config.kind is Kind.HEAD and bool(self._supervisor.snapshot.gcs_serving)
-        body = {"leader": leads, "role": config.kind.value, "gcs_port": config.gcs_port, "pod": config.pod}
-        return (200 if leads else 503), _JSON, json.dumps(body) + "\n"
+        body = self._leader_body()
+        return _as_json(200 if body["leader"] and body["serving"] else 503, body)
+
+    def _leader_body(self) -> dict[str, Any]:
+        config, lead = self._supervisor.config, self._lead
+        serving = bool(self._supervisor.snapshot.gcs_serving)
+        body: dict[str, Any] = {"role": config.kind.value, "gcs_port": config.gcs_port, "pod": config.pod}
+        if lead is None:
+            leads = config.kind is Kind.HEAD and serving
+            return {
+                "leader": leads,
+                "serving": serving,
+                "member": config.pod,
+                "cluster": config.cluster,
+                **body,
+            }
+        seen = lead.standing
+        return {
+            "leader": seen.leads,
+            "epoch": seen.epoch,
+            "serving": seen.leads and serving,
+            "gcs": lead.gcs_address,
+            "member": lead.member,
+            "cluster": lead.cluster,
+            "incarnation": seen.incarnation,
+            **body,
+        }
 
     def status(self) -> Answer:
         """Everything that the agent knows of its node."""
@@ -93,53 +143,46 @@ class Views:
             "ready": self._ready(),
             "gcs": {"host": config.gcs_host, "port": config.gcs_port, "serving": seen.gcs_serving},
             "store": config.store,
-            "fence": "none: one head, no election",
+            "fence": self._fence_words(),
             "processes": seen.processes,
             "recoveries": list(seen.recoveries),
             "agent": {"pid": os.getpid(), "resident_bytes": processes.resident_bytes(os.getpid())},
             "events": self._supervisor.events.recent(),
         }
-        return 200, _JSON, json.dumps(body) + "\n"
+        lead, forwarder = self._lead, self._supervisor.forwarder
+        if lead is not None:
+            body["lead"] = {**lead.status(), "state": self._state(lead.standing)}
+            body["gateway"] = lead.gateway_status()
+        if forwarder is not None:
+            body["forwarder"] = asdict(forwarder.status())
+        return 200, _JSON, json.dumps(body, default=str) + "\n"
+
+    def _state(self, standing: Standing) -> str:
+        """One word for how far this head is in its role."""
+        seen = self._supervisor.snapshot
+        if standing.rank is Rank.HANDING_OVER:
+            return "handing over"
+        if standing.leads:
+            return "leading" if seen.gcs_serving else "promoting"
+        if seen.phase is Phase.PREPARED:
+            return "warm"
+        return "preparing" if seen.phase is Phase.PREPARING else "following"
+
+    def _fence_words(self) -> str:
+        lead = self._lead
+        if lead is not None:
+            return lead.fence_words()
+        if self._supervisor.config.kind is Kind.WORKER:
+            return "none: a worker writes nothing"
+        return "none: this store takes one head only"
 
     def metrics(self) -> Answer:
         """Prometheus text format 0.0.4."""
-        seen = self._supervisor.snapshot
-        lines = [
-            "# HELP rayward_ready Whether this node takes work.",
-            "# TYPE rayward_ready gauge",
-            f"rayward_ready {int(self._ready())}",
-        ]
-        if seen.gcs_serving is not None:
-            lines += [
-                "# HELP rayward_gcs_serving Whether the GCS serves, as far as this node can see.",
-                "# TYPE rayward_gcs_serving gauge",
-                f"rayward_gcs_serving {int(seen.gcs_serving)}",
-            ]
-        lines += [
-            "# HELP rayward_process_starts_total Starts of each of Ray's processes, the first one included.",
-            "# TYPE rayward_process_starts_total counter",
-        ]
-        for name, process in sorted(seen.processes.items()):
-            lines.append(f'rayward_process_starts_total{{process="{name}"}} {process["starts"]}')
-        lines += [
-            "# HELP rayward_process_up Whether each of Ray's processes runs.",
-            "# TYPE rayward_process_up gauge",
-        ]
-        for name, process in sorted(seen.processes.items()):
-            lines.append(f'rayward_process_up{{process="{name}"}} {int(process["pid"] is not None)}')
-        lines += [
-            "# HELP rayward_events_total Events by reason.",
-            "# TYPE rayward_events_total counter",
-        ]
-        for reason, count in sorted(self._supervisor.events.counts().items()):
-            lines.append(f'rayward_events_total{{reason="{reason}"}} {count}')
-        lines += [
-            "# HELP rayward_gcs_recovery_seconds_last Seconds from the GCS's last death until it served.",
-            "# TYPE rayward_gcs_recovery_seconds_last gauge",
-        ]
-        if seen.recoveries:
-            lines.append(f"rayward_gcs_recovery_seconds_last {seen.recoveries[-1]['seconds']:.6f}")
-        return 200, _TEXT, "\n".join(lines) + "\n"
+        return 200, _TEXT, metrics_text(self._supervisor, self._ready())
+
+
+def _as_json(code: int, body: dict[str, Any]) -> Answer:
+    return code, _JSON, json.dumps(body) + "\n"
 
 
 def serve(views: Views, host: str, port: int) -> ThreadingHTTPServer:
@@ -150,7 +193,32 @@ def serve(views: Views, host: str, port: int) -> ThreadingHTTPServer:
         timeout = 10
 
         def do_GET(self) -> None:
-            code, kind, body = views.answer(self.path)
+            if self.path == "/leader?watch=1" and self.command == "GET":
+                self._watch()
+            else:
+                self._send(*views.answer(self.path))
+
+        def do_POST(self) -> None:
+            length = self.headers.get("Content-Length", "0")
+            if not length.isdecimal() or int(length) > _LONGEST_BODY:
+                self.close_connection = True
+                self._send(*_as_json(413, {"error": "the body is too long"}))
+                return
+            raw = self.rfile.read(int(length))
+            self._send(*views.post(self.path, raw, self.headers.get("Authorization", "")))
+
+        def _watch(self) -> None:
+            self.close_connection = True
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-ndjson")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            known = 0
+            while True:
+                self.wfile.write(views.leader_line())
+                known = views.wait_for_news(known)
+
+        def _send(self, code: int, kind: str, body: str) -> None:
             raw = body.encode()
             self.send_response(code)
             self.send_header("Content-Type", kind)

@@ -10,9 +10,9 @@ import contextlib
 import os
 import select
 import signal
-import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rayward.agent import processes
@@ -20,7 +20,6 @@ from rayward.agent.config import AgentConfig
 from rayward.agent.decide import (
     Action,
     DeadProcess,
-    GcsView,
     Kind,
     Observation,
     Phase,
@@ -28,51 +27,46 @@ from rayward.agent.decide import (
     decide,
     holds_dashboard,
 )
+from rayward.agent.decide_rank import decide_rank, with_lead
 from rayward.agent.events import EventLog
+from rayward.agent.forwarder import Forwarder
 from rayward.agent.gcs_probe import Serving
+from rayward.agent.head_lead import HeadLead
+from rayward.agent.looking import Looking
+from rayward.agent.news import News
 from rayward.agent.node import Ended, NodeProcesses
 from rayward.agent.processes import Role
+from rayward.agent.snapshot import Snapshot, take, tell_death, write_termination_message
 from rayward.agent.store_check import StoreCheck
 from rayward.agent.timing import Timing
-from rayward.agent.watch import DemandWindow, GcsWatch
 
 _ESSENTIAL = {Kind.HEAD: (Role.GCS, Role.RAYLET), Kind.WORKER: (Role.RAYLET,)}
-_TERMINATION_LOG = "/dev/termination-log"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What other threads may know of the loop; replaced whole, never changed. ``gcs_serving`` is None where
-    nobody asks: on a worker that runs, whose raylet knows best."""
-
-    phase: Phase
-    reason: str
-    processes: dict[str, dict[str, Any]]
-    gcs_serving: bool | None
-    looked_at: float
-    recoveries: tuple[dict[str, Any], ...] = ()
 
 
 class Supervisor:
-    """Runs one Ray node until it is told to stop or has to give up; ``run`` returns the exit code."""
+    """Runs one Ray node until it is told to stop or has to give up; ``run`` returns the exit code.
+
+    A head whose store several may reach gets its ``lead`` by ``give_lead`` before ``run``.
+    """
 
     def __init__(self, config: AgentConfig, timing: Timing, events: EventLog) -> None:
         self.config = config
         self.events = events
+        self.lead: HeadLead | None = None
+        self.forwarder: Forwarder | None = None
+        self.news = News()
         self._timing = timing
         self._node = NodeProcesses(config.ray_start, timing.stable_after)
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
         os.set_blocking(self._wake_reader, False)
-        self._watch = self._new_watch(config.gcs_host, config.gcs_port)
-        self._demand = DemandWindow(timing.hung_limit)
+        self._eyes = Looking(self._node, timing, self.wake, config.gcs_host, config.gcs_port)
         self._store = StoreCheck(config, timing, self.wake)
         self._phase = self._first_phase()
-        self._stopped_since: float | None = None
-        self._others_stopped_since: dict[Role, float] = {}
-        self._stopped_looked_at = 0.0
         self._failed_starts = 0
-        self._failed_start_at = 0.0
+        self._failed_start_at = self._failed_prepare_at = 0.0
+        self._failed_prepares = 0
+        self._recycle_reason = ""
         self._adopted_at: float | None = None
         self._start_failure = ""
         self._said = ""
@@ -88,13 +82,36 @@ class Supervisor:
             return Phase.WAITING_FOR_GCS
         return Phase.WAITING_FOR_STORE
 
-    def _new_watch(self, host: str, port: int) -> GcsWatch:
-        return GcsWatch(host, port, self._timing, self.wake)
+    def give_lead(self, lead: HeadLead) -> None:
+        """Let ``lead`` say when this head may run a GCS. Before ``run``."""
+        self.lead = lead
+        self._node.set_command(lead.ray_start(self.config.ray_start))
 
     def wake(self) -> None:
         """Make the loop look now; safe from any thread and from signal handlers."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_writer, b"!")
+
+    def give_forwarder(self, forwarder: Forwarder) -> None:
+        """Reach the GCS through ``forwarder``, which listens already. Before ``run``."""
+        self.forwarder = forwarder
+
+    def raylet(self) -> tuple[Sequence[str], float] | None:
+        """The raylet's command line and for how long it runs; None while it does not. From any thread."""
+        tracked = self._node.tracked.get(Role.RAYLET)
+        if tracked is None or tracked.pid is None or self.snapshot.phase is not Phase.RUNNING:
+            return None
+        return tracked.launch.argv, time.monotonic() - tracked.started
+
+    def recycle(self, reason: str) -> None:
+        """Start this node's Ray afresh; safe from any thread."""
+        self._recycle_reason = reason
+        self.wake()
+
+    def note_lead(self) -> None:
+        """The elector has decided something; safe from any thread."""
+        self.news.tell()
+        self.wake()
 
     def request_stop(self, number: int) -> None:
         """Ask the loop to end the node cleanly, as SIGTERM does."""
@@ -107,14 +124,18 @@ class Supervisor:
 
     def run(self) -> int:
         """Loop until the node is stopped (0) or has failed for good (1)."""
-        self._store.start()
+        if self.lead is not None:
+            self.lead.start()
+            self._node.environment = self.lead.ray_environment()
+        else:
+            self._store.start()
         if self.config.kind is Kind.WORKER:
-            self._watch.start()
+            self._eyes.watch.start()
         while self._exit_code is None:
             self._cycle()
             if self._exit_code is None:
                 self._sleep()
-        self._watch.stop()
+        self._eyes.watch.stop()
         return self._exit_code
 
     def _cycle(self) -> None:
@@ -126,23 +147,50 @@ class Supervisor:
         self._note_gcs_recovery()
         self._forget_old_failures()
         for _ in range(len(Role) + 2):
+            self._tell_lead()
             seen = self._observe()
-            action = decide(seen, self._timing)
+            action = self._decide(seen)
             self._say(action)
             self._act(action)
-            if action.step is Step.WAIT or self._exit_code is not None:
+            if action.step in (Step.WAIT, Step.GIVE_WAY) or self._exit_code is not None:
                 break
         if holds_dashboard(seen, self._timing):
             self._node.hold(Role.DASHBOARD)
-        else:
+        elif self._phase is not Phase.PREPARED:
             self._node.release()
         self._publish(action.reason)
+
+    def _decide(self, seen: Observation) -> Action:
+        if self.lead is None:
+            return decide(seen, self._timing)
+        sight = replace(
+            self.lead.sight(),
+            failed_prepares=self._failed_prepares,
+            since_failed_prepare=time.monotonic() - self._failed_prepare_at,
+        )
+        return decide_rank(seen, sight, self._timing) or decide(with_lead(seen, sight.standing), self._timing)
+
+    def _tell_lead(self) -> None:
+        """Let the fence and the elector know which gcs_server there is, as soon as there is one."""
+        if self.lead is None:
+            return
+        self.lead.look_after()
+        self._node.spared = self.lead.own_pids
+        if self._phase in (Phase.PREPARING, Phase.STARTING) and Role.GCS not in self._node.tracked:
+            found = self._node.adopt(Role.GCS)
+            if Role.GCS in found and self._phase is Phase.STARTING:
+                # Workers and clients need the GCS only: they are told as soon as it serves.
+                self._eyes.watch_gcs(*self._gcs_place())
+        tracked = self._node.tracked.get(Role.GCS)
+        prepared = self._phase in (Phase.PREPARING, Phase.PREPARED)
+        self.lead.note_gcs(tracked.pid if tracked is not None else None, prepared)
 
     def _sleep(self) -> None:
         poller = select.poll()
         for descriptor in (self._wake_reader, *self._node.watch_descriptors()):
             poller.register(descriptor, select.POLLIN)
-        poller.poll(self._timing.tick * 1000)
+        hurry = self.lead is not None and self._phase in (Phase.PREPARING, Phase.STARTING)
+        poller.poll(self._timing.tick * (200 if hurry else 1000))
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_reader, 4096)
 
@@ -162,13 +210,13 @@ class Supervisor:
             phase=self._phase,
             durable_store=self.config.durable,
             store=self._store.view(),
-            remote_gcs=self._watch.last.serving if self._watch.last else None,
+            remote_gcs=self._eyes.watch.last.serving if self._eyes.watch.last else None,
             start_exit_code=start.exit_code if start else None,
             start_runs_for=now - start.started if start else 0.0,
             failed_starts=self._failed_starts,
             since_failed_start=now - self._failed_start_at,
             start_failure=self._start_failure,
-            gcs=self._observe_gcs(now),
+            gcs=self._eyes.gcs(now, self._phase is Phase.RUNNING),
             gcs_died_ago=now - self._gcs_died_at if self._gcs_died_at is not None else None,
             gcs_away=self._gcs_down_since is not None,
             dead=tuple(
@@ -176,72 +224,88 @@ class Supervisor:
                 for role, tracked in self._node.tracked.items()
                 if tracked.pid is None and not role.tied_to_raylet
             ),
-            stopped=self._observe_stopped(now),
+            stopped=self._eyes.stopped(now),
+            recycle=self._recycle_reason,
         )
-
-    def _observe_gcs(self, now: float) -> GcsView | None:
-        tracked = self._node.tracked.get(Role.GCS)
-        if tracked is None or tracked.pid is None or self._phase is not Phase.RUNNING:
-            self._stopped_since = None
-            return None
-        stat = processes.read_stat(tracked.pid)
-        stopped = stat is not None and stat.state == "T"
-        self._stopped_since = (self._stopped_since or now) if stopped else None
-        demand = processes.main_thread_demand(tracked.pid)
-        if demand is not None:
-            self._demand.add(now, demand)
-        last = self._watch.last
-        silent_for = self._watch.silent_for()
-        tracked.had_served = tracked.had_served or self._watch.served_at is not None
-        return GcsView(
-            stopped_for=now - self._stopped_since if self._stopped_since else 0.0,
-            silent_for=silent_for,
-            served=self._watch.served_at is not None,
-            main_thread_share=self._demand.share(),
-            last_answer=last.serving if last else Serving.REFUSED,
-            refused_for=self._watch.refused_for(),
-            # Twenty-odd files to read: only asked where the answer matters.
-            waits_for_disk=silent_for > self._timing.probe_interval * 2
-            and processes.waits_for_disk(tracked.pid),
-        )
-
-    def _observe_stopped(self, now: float) -> tuple[tuple[Role, float], ...]:
-        """Which processes other than the GCS have been stopped, and for how long; looked at rarely."""
-        if now - self._stopped_looked_at >= self._timing.others_look_interval:
-            self._stopped_looked_at = now
-            found: dict[Role, float] = {}
-            for role, tracked in self._node.tracked.items():
-                stat = processes.read_stat(tracked.pid) if tracked.pid is not None else None
-                if stat is not None and stat.state == "T" and role is not Role.GCS:
-                    found[role] = self._others_stopped_since.get(role, now)
-            self._others_stopped_since = found
-        return tuple((role, now - since) for role, since in self._others_stopped_since.items())
 
     # -- act -------------------------------------------------------------------------------------------
 
     def _act(self, action: Action) -> None:
-        if action.step is Step.START_NODE:
-            self._start_node()
-        elif action.step is Step.ADOPT_NODE:
-            self._adopt_node()
-        elif action.step is Step.START_PROCESS and action.role is not None:
+        if action.step is Step.START_PROCESS and action.role is not None:
             self._start_process(action.role)
         elif action.step is Step.KILL_GCS:
             # Stopped, or told to end and stuck in that: somebody did this to it, it does not crash.
-            from_outside = self._stopped_since is not None or self._watch.refused_for() > 0
-            self._node.kill(Role.GCS, action.reason, from_outside)
-            self._stopped_since = None
-            self._watch.reset()
+            from_outside = self._eyes.gcs_stopped_since is not None or self._eyes.watch.refused_for() > 0
+            self._node.kill(Role.GCS, action.reason, from_outside or self.lead is not None)
+            self._node.await_death(Role.GCS, 1.0)
+            self._eyes.gcs_stopped_since = None
+            self._eyes.watch.reset()
+            for ended in self._node.reap():
+                self._report_death(ended)
         elif action.step is Step.KILL_PROCESS and action.role is not None:
-            self._others_stopped_since.pop(action.role, None)
+            self._eyes.forget_stopped(action.role)
             self._node.kill(action.role, action.reason, from_outside=True)
+        else:
+            self._act_on_node(action)
+
+    def _act_on_node(self, action: Action) -> None:
+        if action.step in (Step.START_NODE, Step.PREPARE):
+            self._start_node(Phase.STARTING if action.step is Step.START_NODE else Phase.PREPARING)
+        elif action.step is Step.ADOPT_NODE:
+            self._adopt_node()
         elif action.step is Step.RESTART_NODE:
             self._restart_node(action.reason)
         elif action.step is Step.FAIL:
             self._fail(action.reason)
+        elif self.lead is not None:
+            self._act_on_rank(action, self.lead)
 
-    def _start_node(self) -> None:
-        self._phase, self._start_failure = Phase.STARTING, ""
+    def _act_on_rank(self, action: Action, lead: HeadLead) -> None:
+        if action.step is Step.HOLD:
+            self._node.hold_start()
+            self._phase, self._failed_prepares = Phase.PREPARED, 0
+            self.events.add("Prepared", "a GCS stands by: started, and held before it reads the store")
+        elif action.step is Step.GO:
+            self._node.release()
+            if self._node.ray_start is not None:
+                self._node.ray_start.started = time.monotonic()  # what it waited does not count
+            self._phase = Phase.STARTING
+            self._gcs_down_since = time.monotonic()
+            self._eyes.watch_gcs(*self._gcs_place())
+            self.events.add("Promoted", f"the prepared GCS goes on: {action.reason}")
+        elif action.step is Step.GIVE_WAY:
+            lead.elector.give_way(action.reason)
+        elif action.step is Step.DISCARD:
+            self.events.add("Discarded", action.reason)
+            self._failed_prepares, self._failed_prepare_at = self._failed_prepares + 1, time.monotonic()
+            self._node.stop(0.5)
+            self._phase = self._first_phase()
+        elif action.step is Step.STAND_BY:
+            self._stand_by(action.reason, lead)
+
+    def _stand_by(self, reason: str, lead: HeadLead) -> None:
+        """End the node at once, the GCS first; what it was belongs to another head now."""
+        self._node.kill(Role.GCS, f"this head no longer leads: {reason}", from_outside=True)
+        self._node.await_death(Role.GCS, 1.0)
+        lead.note_gcs(None, prepared=False)
+        self.events.add("StandsBy", f"this head's processes end: {reason}")
+        self._eyes.watch.stop()
+        self._eyes.watch.reset()
+        self._node.stop(0.5)
+        self._gcs_down_since = self._gcs_died_at = self._adopted_at = None
+        self._failed_starts = 0
+        self._phase = self._first_phase()
+
+    def _gcs_place(self) -> tuple[str, int]:
+        tracked = self._node.tracked.get(Role.GCS)
+        argv = tracked.launch.argv if tracked is not None else ()
+        host = processes.option(argv, "node-ip-address") or self.config.gcs_host
+        return host, int(processes.option(argv, "gcs_server_port") or 0) or self.config.gcs_port
+
+    def _start_node(self, phase: Phase) -> None:
+        self._phase, self._start_failure = phase, ""
+        if self.lead is not None:
+            self.lead.note_start()
         try:
             start = self._node.start_node()
         except OSError as error:
@@ -257,14 +321,10 @@ class Supervisor:
             self._note_failed_start(f"ray start ended well but left no {' and no '.join(missing)}")
             return
         self._phase, self._adopted_at = Phase.RUNNING, time.monotonic()
-        self._demand.clear()
-        self._watch.stop()
-        if self.config.kind is Kind.HEAD:
-            argv = self._node.tracked[Role.GCS].launch.argv
-            host = processes.option(argv, "node-ip-address") or self.config.gcs_host
-            port = int(processes.option(argv, "gcs_server_port") or 0) or self.config.gcs_port
-            self._watch = self._new_watch(host, port)
-            self._watch.start()
+        if self.config.kind is Kind.WORKER:
+            self._eyes.watch.stop()
+        elif self._eyes.watch.served_at is None:
+            self._eyes.watch_gcs(*self._gcs_place())
         names = ", ".join(sorted(role.value for role in found))
         self.events.add("NodeStarted", f"watching {names}", roles=sorted(role.value for role in found))
 
@@ -278,8 +338,7 @@ class Supervisor:
             self.events.add("StartFailed", f"{role.value} {tracked.cause}", role=role.value)
             return
         if role is Role.GCS:
-            self._demand.clear()
-            self._watch.reset()
+            self._eyes.forget_gcs()
         after = tracked.started - tracked.died
         self.events.add(
             "ProcessRestarted",
@@ -289,15 +348,16 @@ class Supervisor:
 
     def _restart_node(self, reason: str) -> None:
         self.events.add("NodeRestarting", reason)
+        self._recycle_reason = ""
         self._failed_starts, self._failed_start_at = self._failed_starts + 1, time.monotonic()
         self._adopted_at = None
-        self._watch.stop()
+        self._eyes.watch.stop()
         self._node.stop(self._timing.stop_grace)
         self._phase = self._first_phase()
-        self._store.start()
+        if self.lead is None:
+            self._store.start()
         if self.config.kind is Kind.WORKER:
-            self._watch = self._new_watch(self.config.gcs_host, self.config.gcs_port)
-            self._watch.start()
+            self._eyes.watch_gcs(self.config.gcs_host, self.config.gcs_port)
 
     def _note_failed_start(self, why: str) -> None:
         self._failed_starts, self._failed_start_at = self._failed_starts + 1, time.monotonic()
@@ -310,46 +370,52 @@ class Supervisor:
         self.events.add("NodeFailed", reason)
         self._publish(reason)
         self._node.stop(self._timing.stop_grace)
-        _write_termination_message(reason)
+        self._end_lead()
+        write_termination_message(reason)
 
     def _stop(self) -> None:
         name = signal.Signals(self._stop_signal or signal.SIGTERM).name
         self._phase = Phase.STOPPING
         self.events.add("NodeStopping", f"got {name}")
         self._publish(f"got {name}")
+        if self.lead is not None and self.lead.standing.can_hand_over:
+            # The next head need not wait until this one's raylet has drained.
+            self._node.kill(Role.GCS, "this head stops and another is prepared", from_outside=True)
+            self._node.await_death(Role.GCS, 1.0)
+            self._end_lead()
         self._node.stop(self._timing.stop_grace)
+        self._end_lead()
         self.events.add("NodeStopped", "all of its processes are gone")
         self._exit_code = 0
+
+    def _end_lead(self) -> None:
+        if self.lead is not None:
+            self.lead.stop()
+            self.lead = None
 
     # -- tell ------------------------------------------------------------------------------------------
 
     def _report_death(self, ended: Ended) -> None:
-        tied = " (Ray ends the raylet with it)" if ended.role.tied_to_raylet else ""
-        lines = "".join(f"\n    | {line}" for line in ended.death.last_lines)
-        name = f"{ended.role.value} (pid {ended.pid})"
-        self.events.add(
-            "ProcessDied",
-            f"{name} died after {ended.death.lived:.1f} s: {ended.cause}{tied}{lines}",
-            role=ended.role.value, pid=ended.pid, cause=ended.cause, exit_code=ended.exit_code,
-            lived=ended.death.lived, last_lines=list(ended.death.last_lines),
-        )  # fmt: skip
+        tell_death(self.events, ended)
         if ended.role is Role.GCS:
             self._gcs_down_since = self._gcs_died_at = self._node.tracked[Role.GCS].died
-            self._watch.reset()
+            self._eyes.watch.reset()
 
     def _note_gcs_recovery(self) -> None:
         start = self._node.ray_start
         failed = start is not None and start.exit_code not in (None, 0)
-        if self._phase is Phase.STARTING and failed and start and not self._start_failure:
+        starting = self._phase is Phase.STARTING
+        if starting and failed and start and not self._start_failure:
             self._note_failed_start(f"exit code {start.exit_code}")
-        served = self._watch.served_at
+        served = self._eyes.watch.served_at
         if self._gcs_down_since is None or served is None or served < self._gcs_down_since:
             return
         seconds = served - self._gcs_down_since
+        since = "its death" if self._gcs_died_at == self._gcs_down_since else "this head was given the lead"
         self._recoveries = [*self._recoveries, {"died": self._gcs_down_since, "seconds": seconds}][-50:]
         self._gcs_down_since = None
         self.events.add(
-            "GcsRecovered", f"the GCS serves again, {seconds:.2f} s after its death", seconds=seconds
+            "GcsRecovered", f"the GCS serves again, {seconds:.2f} s after {since}", seconds=seconds
         )
 
     def _say(self, action: Action) -> None:
@@ -360,45 +426,18 @@ class Supervisor:
         self._said = kind
 
     def _publish(self, reason: str) -> None:
-        self.snapshot = Snapshot(
-            phase=self._phase,
-            reason=reason,
-            processes={
-                role.value: {
-                    "pid": tracked.pid,
-                    "starts": tracked.starts,
-                    "last_death": tracked.cause or None,
-                    "tied_to_raylet": role.tied_to_raylet,
-                }
-                for role, tracked in self._node.tracked.items()
-            },
-            gcs_serving=self._gcs_serving(),
-            looked_at=time.monotonic(),
-            recoveries=tuple(self._recoveries),
-        )
+        before = self.snapshot
+        self.snapshot = take(self._phase, reason, self._node.tracked, self._gcs_serving(), self._recoveries)
+        now = self.snapshot
+        if (before.phase, before.gcs_serving) != (now.phase, now.gcs_serving):
+            self.news.tell()
 
     def _gcs_serving(self) -> bool | None:
         if self.config.kind is Kind.WORKER and self._phase is Phase.RUNNING:
             return None
         gone = self.config.kind is Kind.HEAD and Role.GCS not in self._node.tracked
-        return not gone and self._watch.last is not None and self._watch.last.serving is Serving.SERVING
-
-
-def _write_termination_message(reason: str) -> None:
-    """Leave the reason where Kubernetes reads it (terminationMessagePath), if that file is there."""
-    if os.path.exists(_TERMINATION_LOG):
-        with contextlib.suppress(OSError), open(_TERMINATION_LOG, "w", encoding="utf-8") as file:
-            file.write(reason[:4000])
-
-
-def run_until_signalled(supervisor: Supervisor) -> int:
-    """Run the loop in the main thread with PID 1's duties: SIGTERM and SIGINT stop the node, SIGHUP,
-    SIGUSR1 and SIGUSR2 are passed on, SIGCHLD wakes the loop."""
-    node_signals = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: supervisor.request_stop(received))
-    for number in node_signals:
-        signal.signal(number, lambda received, _frame: supervisor.forward(received))
-    signal.signal(signal.SIGCHLD, lambda _received, _frame: supervisor.wake())
-    assert threading.current_thread() is threading.main_thread()
-    return supervisor.run()
+        return (
+            not gone
+            and self._eyes.watch.last is not None
+            and self._eyes.watch.last.serving is Serving.SERVING
+        )

@@ -70,3 +70,74 @@ class Timing:
         if any(later < earlier for earlier, later in zip(self.restart_delays, self.restart_delays[1:])):
             found.append("restart_delays must not shrink")
         return found
+
+
+@dataclass(frozen=True)
+class LeaseTiming:
+    """How long a lease holds and how the leader keeps it, in seconds.
+
+    ``ttl``: a standby takes over a record that has not changed for this long on its own clock.
+    ``kill_margin``: the fence fires this long before the lease that it guards could end elsewhere.
+    ``renew_interval``: pause between renewals, and between looks of a standby.
+    ``store_timeout``, ``peer_timeout``: bounds of one call to the store and of one round to the other heads.
+    ``question_interval``: pause between two rounds while a head has not given its word.
+    ``gone_after``: a refused connection says nothing of a holder that this head has known for less.
+    ``newcomer_factor``: a head that the leader's record does not list waits this many TTLs, for the leader
+    may be asking all heads but it for their word.
+    ``forget_after``: a head that has not been seen in the store for this long no longer has a say.
+    ``successor_grace``: how long a lease released in favour of one head is left to it.
+    ``cold_delay``: a head that has nothing prepared lets a prepared one go first for this long.
+    ``drift``: how far two clocks may run apart, as a share.
+    """
+
+    ttl: float = 3.0
+    kill_margin: float = 0.5
+    renew_interval: float = 1.0
+    store_timeout: float = 0.5
+    peer_timeout: float = 0.5
+    question_interval: float = 0.25
+    gone_after: float = 1.0
+    newcomer_factor: float = 4.0
+    forget_after: float = 10.0
+    successor_grace: float = 3.0
+    cold_delay: float = 0.5
+    drift: float = 0.02
+
+    @property
+    def fence_after(self) -> float:
+        """Seconds after the sending of the last successful renewal at which the GCS is killed."""
+        return self.ttl - self.kill_margin
+
+    def problems(self) -> list[str]:
+        """The relations that do not hold, as sentences; empty for a usable set of durations."""
+        found = []
+        attempt = self.renew_interval + self.store_timeout + self.peer_timeout
+        if attempt > self.fence_after:
+            found.append(
+                f"lease ttl {self.ttl:g} s is too short: one lost renewal and the question to the other "
+                f"heads take {attempt:g} s, and the fence fires after {self.fence_after:g} s; "
+                f"use at least {attempt + self.kill_margin:g} s"
+            )
+        if self.kill_margin < 0.2 or self.kill_margin < self.ttl * self.drift:
+            found.append("kill_margin must be 0.2 s at least and cover the drift of two clocks over one ttl")
+        if self.newcomer_factor < 2:
+            found.append("newcomer_factor must be 2 at least")
+        if self.forget_after < 2 * self.ttl:
+            found.append("forget_after must be two ttl at least, or a slow head loses its say too early")
+        return found
+
+
+def lease_timing(ttl: float | None) -> LeaseTiming:
+    """The durations for a lease of ``ttl`` seconds (None: the default); the pace follows a longer one."""
+    base = LeaseTiming()
+    if ttl is None or ttl == base.ttl:
+        return base
+    scale = max(1.0, ttl / base.ttl)
+    return LeaseTiming(
+        ttl=ttl,
+        renew_interval=min(base.renew_interval * scale, 10.0),
+        store_timeout=min(base.store_timeout * scale, 5.0),
+        peer_timeout=min(base.peer_timeout * scale, 3.0),
+        kill_margin=max(base.kill_margin, ttl * 0.1),
+        forget_after=max(base.forget_after, 3 * ttl),
+    )

@@ -14,6 +14,8 @@ from rayward.api.raycluster import GcsFaultToleranceOptions, RayCluster, RedisCr
 
 FT_ENABLED = "ray.io/ft-enabled"
 EXTERNAL_STORAGE_NAMESPACE = "ray.io/external-storage-namespace"
+STANDBY_HEADS = "rayward.dev/standby-heads"
+MOST_STANDBYS = 2
 DEFAULT_STORAGE_SIZE = "1Gi"
 
 
@@ -61,7 +63,8 @@ class Storage:
 class FaultTolerance:
     """The whole answer. ``redis_address`` is as written (``host:port`` or a URI) and may be empty;
     ``storage_namespace`` is the computed prefix of the keys in Redis; ``namespace_override`` is what the
-    head's own environment says instead, which Ray obeys. ``standby`` asks for a second head."""
+    head's own environment says instead, which Ray obeys. ``standbys`` is how many heads stand by beside
+    the one that leads."""
 
     backend: Backend = Backend.MEMORY
     origin: Origin = Origin.NONE
@@ -72,12 +75,17 @@ class FaultTolerance:
     storage_namespace: str = ""
     namespace_override: str | None = None
     storage: Storage | None = None
-    standby: bool = False
+    standbys: int = 0
 
     @property
     def enabled(self) -> bool:
         """True when the state of the GCS outlives its process."""
         return self.origin is not Origin.NONE
+
+    @property
+    def heads(self) -> int:
+        """How many head Pods there shall be."""
+        return 1 + self.standbys
 
     @property
     def namespace_in_use(self) -> str:
@@ -108,7 +116,7 @@ def _from_options(cluster: RayCluster, options: GcsFaultToleranceOptions) -> Fau
             backend=Backend.ROCKSDB,
             origin=Origin.OPTIONS,
             storage=_storage(options),
-            standby=bool(options.enable_active_passive_head),
+            standbys=standby_heads(cluster),
         )
     return FaultTolerance(
         backend=Backend.REDIS,
@@ -118,7 +126,7 @@ def _from_options(cluster: RayCluster, options: GcsFaultToleranceOptions) -> Fau
         password=_credential(options.redis_password, "REDIS_PASSWORD"),
         storage_namespace=options.external_storage_namespace or _annotated_namespace(cluster),
         namespace_override=_namespace_override(cluster),
-        standby=bool(options.enable_active_passive_head),
+        standbys=standby_heads(cluster),
     )
 
 
@@ -133,7 +141,20 @@ def _from_annotation(cluster: RayCluster) -> FaultTolerance:
         password=_legacy_password(cluster, env),
         storage_namespace=_annotated_namespace(cluster),
         namespace_override=_namespace_override(cluster),
+        standbys=standby_heads(cluster),
     )
+
+
+def standby_heads(cluster: RayCluster) -> int:
+    """How many heads shall stand by: what the annotation says, else one when the field asks for it.
+
+    An annotation that is no number counts for nothing here; validation refuses it.
+    """
+    text = cluster.annotations.get(STANDBY_HEADS, "").strip()
+    if text.isascii() and text.isdecimal():
+        return min(int(text), MOST_STANDBYS)
+    options = cluster.spec.gcs_fault_tolerance_options
+    return int(options is not None and bool(options.enable_active_passive_head))
 
 
 def _annotated_namespace(cluster: RayCluster) -> str:

@@ -9,7 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from rayward.api.fault_tolerance import EXTERNAL_STORAGE_NAMESPACE, FT_ENABLED, head_env
+from rayward.api.agent_choice import AGENT, runs_agent
+from rayward.api.fault_tolerance import (
+    EXTERNAL_STORAGE_NAMESPACE,
+    FT_ENABLED,
+    MOST_STANDBYS,
+    STANDBY_HEADS,
+    Backend,
+    fault_tolerance,
+    head_env,
+    standby_heads,
+)
 from rayward.api.group_validation import validate_groups
 from rayward.api.problems import Problem, join_path
 from rayward.api.ray_version import ray_version
@@ -32,6 +42,7 @@ def validate(cluster: RayCluster) -> tuple[Problem, ...]:
         _fault_tolerance,
         _credentials,
         _rocksdb,
+        _standby_heads,
         validate_groups,
         _cluster,
         _unsupported,
@@ -148,9 +159,32 @@ def _rocksdb_with_redis(options: GcsFaultToleranceOptions) -> Iterator[Problem]:
     }
     for field in (name for name, present in redis_only.items() if present):
         yield Problem(f"{OPTIONS}.{field}", "only means something with backend redis, not rocksdb")
-    if options.enable_active_passive_head:
-        text = "needs backend redis: a second head on another machine cannot read this one's files"
-        yield Problem(f"{OPTIONS}.enableActivePassiveHead", text)
+
+
+def _standby_heads(cluster: RayCluster) -> Iterator[Problem]:
+    options, text = cluster.spec.gcs_fault_tolerance_options, cluster.annotations.get(STANDBY_HEADS)
+    annotation, field = join_path("metadata.annotations", STANDBY_HEADS), f"{OPTIONS}.enableActivePassiveHead"
+    numbers = [str(number) for number in range(MOST_STANDBYS + 1)]
+    if text is not None and text.strip() not in numbers:
+        yield Problem(annotation, f'must be one of {", ".join(numbers)}; got "{text}"')
+    switch = options.enable_active_passive_head if options is not None else None
+    if text is not None and switch is not None and switch != bool(standby_heads(cluster)):
+        yield Problem(annotation, f"contradicts {field}; keep one of them")
+    if not standby_heads(cluster):
+        return
+    path = field if switch else annotation
+    backend = fault_tolerance(cluster).backend
+    if backend is Backend.ROCKSDB:
+        yield Problem(
+            path, "needs backend redis: a second head on another machine cannot read this one's files"
+        )
+    elif backend is Backend.MEMORY:
+        yield Problem(path, f"needs {OPTIONS} with backend redis: without a store nothing can be taken over")
+    if not runs_agent(cluster, cluster.head.template):
+        todo = (
+            f"remove the annotation {AGENT}: disabled, or the ray start of your own from the head's command"
+        )
+        yield Problem(path, f"needs rayward's agent in the head Pods, which lets one GCS write; {todo}")
 
 
 def _cluster(cluster: RayCluster) -> Iterator[Problem]:

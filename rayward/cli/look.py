@@ -188,16 +188,21 @@ def status(name: str | None, as_json: bool) -> None:
             [
                 node["pod"],
                 node["role"],
+                node["leads"],
                 node["phase"],
                 node["gcs"],
-                node["store"],
+                f"{node['store']} {node['store_health']}".strip(),
                 node["restarts"],
                 node["last_recovery"],
                 node["reason"],
             ]
             for node in entry["nodes"]
         ]
-        output.table(["pod", "role", "phase", "gcs", "store", "pod restarts", "last recovery", "says"], rows)
+        columns = ["pod", "role", "leads", "phase", "gcs", "store", "pod restarts", "last recovery", "says"]
+        output.table(columns, rows)
+        for node in entry["nodes"]:
+            if node["fence"] != "-":
+                print(f"fence of {node['pod']}: {node['fence']}")
 
 
 def _status_of(cluster: LocalCluster) -> dict[str, Any]:
@@ -210,14 +215,18 @@ def _status_of(cluster: LocalCluster) -> dict[str, Any]:
         recoveries = seen.get("recoveries") or []
         serving = seen.get("gcs", {}).get("serving")
         is_head = labels.get("ray.io/node-type") == "head"
+        lead = seen.get("lead") or {}
         nodes.append(
             {
                 "pod": pod["metadata"]["name"],
                 "role": labels.get("ray.io/node-type"),
                 "phase": seen.get("phase", pod_state(pod).status),
                 "gcs": "-" if not is_head else "serving" if serving else "not serving",
+                "leads": _lead_words(lead),
+                "epoch": lead.get("epoch"),
                 "store": seen.get("store") or "-",
-                "fence": seen.get("fence", "-") if is_head else "-",
+                "store_health": _word(lead.get("store")),
+                "fence": (_word(lead.get("fence")) or seen.get("fence", "-")) if is_head else "-",
                 "restarts": pod_state(pod).restarts,
                 "last_recovery": f"{recoveries[-1]['seconds']:.2f} s" if recoveries else "-",
                 "reason": seen.get("reason", "no answer from its agent"),
@@ -233,6 +242,20 @@ def _status_of(cluster: LocalCluster) -> dict[str, Any]:
         else "not running (any command but `get` starts it again)",
         "nodes": nodes,
     }
+
+
+def _lead_words(lead: dict[str, Any]) -> str:
+    """``leader, epoch 4`` or ``standby``; a dash for a node that takes no part in an election."""
+    role = str(lead.get("role") or "-")
+    return f"{role}, epoch {lead['epoch']}" if role != "standby" and lead.get("epoch") else role
+
+
+def _word(value: Any) -> str:
+    """A part of an agent's status in a word: texts as they are, of a mapping its state and its fault."""
+    if not isinstance(value, dict):
+        return str(value or "")
+    words = [str(value[key]) for key in ("state", "fault") if value.get(key)]
+    return ": ".join(words)
 
 
 @click.command(

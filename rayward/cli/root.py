@@ -1,6 +1,6 @@
 """The command ``rayward`` itself: its groups, its errors, its exit codes.
 
-0 done; 1 it failed; 2 it was called wrongly; 130 interrupted.
+0 done; 1 it failed; 2 it was called wrongly; 3 no agent answers; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from rayward import __version__
-from rayward.cli import agent, lifecycle, look, output, store
+from rayward.cli import agent, ha, lifecycle, look, output, store
 from rayward.cli import drill as drills
 from rayward.errors import RaywardError
 
@@ -23,6 +23,8 @@ _HELP = """Keeps Ray clusters alive when their control plane is not.
   rayward get pods                   what runs
   rayward status                     what each node's agent sees
   rayward drill run gcs-kill         break it on purpose, and measure
+  rayward list                       a cluster's heads: who leads
+  rayward switchover                 let another head lead
   rayward down                       remove it without a trace
 """
 
@@ -51,6 +53,12 @@ for command in (
     look.status,
     look.exec_,
     look.logs,
+    ha.list_,
+    ha.switchover,
+    ha.failover,
+    ha.pause,
+    ha.resume,
+    ha.history,
     lifecycle.delete,
     drills.drill,
     store.store,

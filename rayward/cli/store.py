@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rayward.cli import kinds, output
+from rayward.cli.ha import target_options, told_when_lost
 from rayward.errors import RaywardError
 from rayward.local import cluster as local
 from rayward.local import store_access
@@ -23,6 +27,9 @@ from rayward.store.decode import show_table
 from rayward.store.redis_source import RedisSource
 from rayward.store.rocksdb_source import RocksDbSource
 from rayward.store.source import StateSource, TableRow, list_keys
+
+if TYPE_CHECKING:
+    from rayward.plain.ask import Heads
 
 _REDIS_HELP = "A Redis by address or URI instead of the cluster's; password from REDIS_PASSWORD."
 _ROCKSDB_HELP = "A RocksDB directory of a GCS instead of the cluster's store."
@@ -135,6 +142,28 @@ def cleanup(
             raise click.Abort
         report = clean_up(source.client, namespace)
         print(f"removed {report.deleted} keys in {report.seconds:.2f} s")
+
+
+@store.command(epilog="example: rayward store adopt --yes")
+@target_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def adopt(heads: Heads, yes: bool) -> None:
+    """Take the store as it is now for the cluster's own, after it came back empty or older.
+
+    The heads keep every GCS away from such a store, so that nothing is lost without a word. Adopting says:
+    go on with what it holds. Actors, placement groups and jobs that it does not hold are forgotten for good,
+    and the workers that ran them start afresh. Restoring the store's newest data is the other choice; then
+    nothing has to be adopted.
+    """
+    if not yes:
+        store_word = "go on with the store as it is? what it does not hold is forgotten for good"
+        if not sys.stdin.isatty():
+            raise click.UsageError("there is no terminal to ask on: say --yes")
+        print(inspect.cleandoc(adopt.help or ""))
+        if not click.confirm(store_word):
+            raise click.Abort
+    with told_when_lost(heads):
+        print(heads.post("/store/adopt", {}).body.get("message") or "adopted")
 
 
 @contextlib.contextmanager

@@ -5,10 +5,9 @@ Looks from outside, by the cluster's folder and /proc, so that it also sees what
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 
+from rayward.agent.processes import all_stats, read_argv, read_stat
 from rayward.errors import RaywardError
 from rayward.local.agent_status import is_ray_node
 from rayward.local.cluster import LocalCluster
@@ -39,16 +38,34 @@ class Census:
     pods: tuple[PodCount, ...]
 
 
+def pids_of(pod: Manifest) -> set[int]:
+    """The processes of a Pod's containers, as the host sees them: what comes from their first processes, and
+    what carries the Pod's mark in its environment (some servers write over theirs)."""
+    entries = ((pod.get("status") or {}).get("rayward") or {}).get("containers") or {}
+    stats = all_stats()
+    children: dict[int, list[int]] = {}
+    for stat in stats.values():
+        children.setdefault(stat.parent, []).append(stat.pid)
+    due = [
+        int(entry["pid"])
+        for entry in entries.values()
+        if (first := stats.get(int(entry["pid"]))) is not None and first.start_time == entry["start_time"]
+    ]
+    found: set[int] = set()
+    while due:
+        pid = due.pop()
+        if pid not in found:
+            found.add(pid)
+            due += children.get(pid, ())
+    return found | set(processes_of_pods({str(pod["metadata"]["uid"])}))
+
+
 def find_process(pod: Manifest, program: str) -> Identity | None:
     """The process in a Pod that runs ``program``, None when there is none."""
-    for pid in processes_of_pods({str(pod["metadata"]["uid"])}):
-        with contextlib.suppress(OSError):
-            name, _, rest = (
-                Path(f"/proc/{pid}/stat").read_text(errors="replace").partition("(")[2].rpartition(")")
-            )
-            fields = rest.split()
-            if name == program[:_COMM_LIMIT] and fields[0] != "Z":
-                return pid, int(fields[19])
+    for pid in pids_of(pod):
+        stat = read_stat(pid)
+        if stat is not None and stat.name == program[:_COMM_LIMIT] and stat.state != "Z":
+            return pid, stat.start_time
     return None
 
 
@@ -86,16 +103,25 @@ def restarts_between(before: Census, after: Census, *, heads: bool) -> int:
     return sum(_changes(old.get(name), new.get(name)) for name in old.keys() | new.keys())
 
 
+def head_pods(cluster: LocalCluster) -> list[Manifest]:
+    """Its head Pods, those on their way out left out; raises RaywardError when there is none."""
+    found = [
+        pod
+        for pod in cluster.pods(ray_io_node_type="head")
+        if is_ray_node(pod) and not pod["metadata"].get("deletionTimestamp")
+    ]
+    if not found:
+        raise RaywardError(
+            "no head Pod runs",
+            where=f"cluster {cluster.name}",
+            todo="a drill needs a cluster that holds a RayCluster",
+        )
+    return found
+
+
 def head_pod(cluster: LocalCluster) -> Manifest:
-    """The one head Pod; raises RaywardError when there is none."""
-    for pod in cluster.pods(ray_io_node_type="head"):
-        if is_ray_node(pod) and not pod["metadata"].get("deletionTimestamp"):
-            return pod
-    raise RaywardError(
-        "no head Pod runs",
-        where=f"cluster {cluster.name}",
-        todo="a drill needs a cluster that holds a RayCluster",
-    )
+    """One of its head Pods; raises RaywardError when there is none."""
+    return head_pods(cluster)[0]
 
 
 def worker_pods(cluster: LocalCluster) -> list[Manifest]:
@@ -114,9 +140,8 @@ def worker_pods(cluster: LocalCluster) -> list[Manifest]:
     return found
 
 
-def gcs_process(cluster: LocalCluster) -> Identity:
-    """The gcs_server of the cluster's head; raises RaywardError when it does not run."""
-    head = head_pod(cluster)
+def gcs_process(head: Manifest) -> Identity:
+    """The gcs_server of a head; raises RaywardError when it does not run."""
     found = find_process(head, GCS)
     if found is None:
         raise RaywardError(
@@ -127,13 +152,23 @@ def gcs_process(cluster: LocalCluster) -> Identity:
     return found
 
 
-def gcs_address(cluster: LocalCluster) -> tuple[str, int]:
-    """Where the head's GCS listens, as seen from this host."""
-    head = head_pod(cluster)
+def gcs_address(cluster: LocalCluster, head: Manifest) -> tuple[str, int] | None:
+    """Where a head's GCS listens, as seen from this host; None as long as it has no address."""
     container = head["spec"]["containers"][0]
     ports = {port.get("name"): int(port["containerPort"]) for port in container.get("ports", ())}
     port = next((ports[name] for name in ("gcs-server", "gcs", "redis") if name in ports), 6379)
     if cluster.mode == "host":
-        place = read_json(cluster.pod_folder(head["metadata"]["name"]) / "pod.json")["host"]
-        return str(place["address"]), int(place["ports"].get(str(port), port))
-    return str(head["status"].get("podIP")), port
+        place = (read_json(cluster.pod_folder(head["metadata"]["name"]) / "pod.json") or {}).get("host")
+        return (str(place["address"]), int(place["ports"].get(str(port), port))) if place else None
+    address = head["status"].get("podIP")
+    return (str(address), port) if address else None
+
+
+def processes_of(pod: Manifest) -> dict[int, list[str]]:
+    """The processes of a Pod's containers, by pid as the host sees it, with their command lines."""
+    return {pid: read_argv(pid) for pid in pids_of(pod)}
+
+
+def pods_running(cluster: LocalCluster, program: str) -> list[Manifest]:
+    """The Pods in which a process of that name runs."""
+    return [pod for pod in cluster.pods() if find_process(pod, program)]

@@ -17,18 +17,17 @@ _MOMENTS = {
     "FaultInjected": ("fault injected", "fault"),
     "ProcessDied": ("agent sees the death", "agent"),
     "ProcessRestarted": ("gcs_server executed again", "agent"),
+    "LeaseAcquired": ("another head takes the lease", "agent"),
+    "WriteRefused": ("a write of the old head is refused", "agent"),
+    "SteppedDown": ("the old head steps down", "agent"),
     "GcsServes": ("GCS serves", "gcs"),
+    "FaultHealed": ("fault taken away", "fault"),
     "task_answered": ("new task answered", "answer"),
     "new_actor_answered": ("new actor answered", "answer"),
     "placement_group_answered": ("new placement group placed", "answer"),
 }
-_FROM_DRILL = (
-    "FaultInjected",
-    "GcsServes",
-    "task_answered",
-    "new_actor_answered",
-    "placement_group_answered",
-)
+# An agent reports these of every process; the story is the GCS's.
+_OF_ANY_PROCESS = ("ProcessDied", "ProcessRestarted")
 _RUN_SERIES = (
     ("gcs_ready_s", "GCS serves", "gcs"),
     ("task_s", "new task", "task"),
@@ -45,7 +44,7 @@ def moments(run: Mapping[str, Any]) -> list[tuple[float, str, str]]:
         what = mark["what"]
         if what not in _MOMENTS or what in seen:
             continue
-        if what not in _FROM_DRILL and "gcs_server" not in mark["says"]:
+        if what in _OF_ANY_PROCESS and "gcs_server" not in mark["says"]:
             continue
         seen.add(what)
         words, kind = _MOMENTS[what]

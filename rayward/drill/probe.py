@@ -44,6 +44,8 @@ class Probe:
         self.calls: list[Any] = []
         self.tasks: list[Any] = []
         self.asked_again = 0
+        self.acknowledged: dict[bytes, bytes] = {}
+        self.puts_failed = 0
         self.ended = threading.Event()
         workers = [
             node
@@ -159,8 +161,22 @@ class Probe:
                 self.tasks.append((started, time.monotonic() - started, error))
             self.ended.wait(self.settings["task_pause"])
 
+    def put_for_ever(self) -> None:
+        """Keeps writing: what the GCS has acknowledged must be there afterwards, whatever happened."""
+        kv, number = self.kv(), 0
+        while not self.ended.is_set():
+            number += 1
+            key, value = f"{self.prefix}-put-{number}".encode(), os.urandom(8).hex().encode()
+            try:
+                kv._internal_kv_put(key, value)
+                with self.lock:
+                    self.acknowledged[key] = value
+            except Exception:
+                self.puts_failed += 1
+            self.ended.wait(self.settings["put_pause"])
+
     def start_load(self) -> None:
-        for work in (self.call_for_ever, self.task_for_ever):
+        for work in (self.call_for_ever, self.task_for_ever, self.put_for_ever):
             threading.Thread(target=work, daemon=True).start()
 
     # -- questions at the moment of the fault --------------------------------------------------------------
@@ -240,6 +256,24 @@ class Probe:
             lost["kv_entries"] += int(found != value)
         return lost
 
+    def written(self) -> dict[str, int]:
+        """Looks up every acknowledged write in the store (the GCS keeps no copy), then removes it."""
+        with self.lock:
+            due, self.acknowledged = self.acknowledged, {}
+        kv, lost = self.kv(), 0
+        for key, value in due.items():
+            try:
+                lost += int(kv._internal_kv_get(key) != value)
+                kv._internal_kv_del(key)
+            except Exception:
+                lost += 1
+        return {"writes": len(due), "writes_lost": lost}
+
+    def alive_heads(self) -> int:
+        """How many nodes the GCS takes for living heads."""
+        nodes = [node for node in self.ray.nodes() if node["Alive"]]
+        return sum("node:__internal_head__" in node["Resources"] for node in nodes)
+
     def clean_up(self) -> None:
         self.ended.set()
         for actor in getattr(self, "kept", ()):
@@ -247,7 +281,7 @@ class Probe:
         if hasattr(self, "group"):
             self.ray.util.remove_placement_group(self.group)
         kv = self.kv()
-        for key in getattr(self, "entries", ()):
+        for key in (*getattr(self, "entries", ()), *self.acknowledged):
             kv._internal_kv_del(key)
 
 
@@ -268,7 +302,10 @@ def serve(lines: Lines) -> None:
         elif what == "ask" and probe is not None:
             probe.ask_all(command["run"], command["limit"])
         elif what == "report" and probe is not None:
-            lines.say("report", run=command["run"], **probe.drain(), lost=probe.lost())
+            drained = probe.drain()
+            lines.say("report", run=command["run"], **drained, lost=probe.lost(), **probe.written())
+        elif what == "heads" and probe is not None:
+            lines.say("heads", run=command["run"], alive=probe.alive_heads())
         elif what == "end":
             break
     # Whoever reads may be gone, and so may the GCS: no longer than this.

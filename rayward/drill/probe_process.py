@@ -85,7 +85,7 @@ class ProbeProcess:
                 found = self._found.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise ProbeEndedError(
-                    f"the probe did not answer within {limit:g} s (waited for {kind!r})",
+                    f"the probe did not answer within {limit:.0f} s (waited for {kind!r})",
                     where=f"Pod {self._pod}",
                     todo=f"`rayward logs {self._pod}` and `rayward status` show the node's state",
                 ) from None

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from rayward.drill.faults import Expectation, Failover, find_fault
+
 ANSWERS = ("new_actor", "task", "placement_group")
 
 
@@ -31,13 +33,43 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Change:
+    """A change of leader: the member and the epoch before and after."""
+
+    from_member: str
+    from_epoch: int
+    to_member: str
+    to_epoch: int
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """What one injected fault did. Times are seconds after the fault on CLOCK_MONOTONIC, None where the thing
-    did not happen within the drill's limit. ``gcs_start_s`` is from the new gcs_server's execution until it
-    served, which no supervisor can shorten. ``asked_again`` counts requests for the new placement group that
-    Ray broke off with an error, so that the caller had to ask again."""
+    did not happen within the drill's limit: without a death of the GCS there is no ``gcs_ready_s``.
+
+    ``gcs_start_s`` is from the new gcs_server's execution until it served, which no supervisor can shorten.
+    ``asked_again`` counts requests for the new placement group that Ray broke off with an error, so that the
+    caller had to ask again. ``lasted_s``: how long the fault was there. ``recovered_s``: until all heads were
+    back, one serving, the others standing by. ``writes`` are acknowledged KV puts, each looked up afterwards;
+    ``stale_writes`` writes that the store accepted from an old epoch, None where ``stale_writes_unknown``
+    says why. ``target`` is what was hit; ``standbys`` how many heads stood by; ``problems`` what the fault's
+    own check found wrong, ``growth`` what it counted before and after.
+    """
 
     run: int
+    fault: str = "gcs-kill"
+    target: str = ""
+    standbys: int = 0
+    lasted_s: float = 0.0
+    recovered_s: float | None = None
+    writes: int = 0
+    writes_lost: int = 0
+    stale_writes: int | None = None
+    stale_writes_unknown: str = "nobody looked"
+    failover: Change | None = None
+    epochs: tuple[int, ...] = ()
+    problems: tuple[str, ...] = ()
+    growth: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     gcs_dead_s: float | None = None
     gcs_ready_s: float | None = None
     gcs_start_s: float | None = None
@@ -69,30 +101,56 @@ class RunRecord:
 
 def failures(record: RunRecord, limit: float) -> list[str]:
     """Why a run did not hold, as sentences; empty when it did. ``limit`` is the longest wait, in seconds,
-    for the first new actor, task and placement group."""
+    for the first new actor, task and placement group: from the fault, or from its end where the fault lets
+    nothing through."""
+    expects = find_fault(record.fault).expects
+    found = _unanswered(record, expects.patience_s(limit, record.lasted_s, record.standbys))
+    if not record.calls:
+        found.append("no call to the actor was answered or even made")
+    restarts = 0 if expects.head_restarts else record.head_pod_restarts
+    counts = [
+        (record.worker_restarts, f"{_restarts(record.worker_restarts)} of workers"),
+        (restarts, f"{_restarts(restarts)} of the head Pod"),
+        (record.stale_writes or 0, "writes accepted from an old epoch"),
+    ]
+    if expects.state_kept:
+        counts += [
+            (record.calls_failed, f"of {record.calls} calls to a running actor failed"),
+            (record.tasks_failed, f"of {record.tasks} tasks failed"),
+            (record.actors_lost, "actors lost"),
+            (record.placement_groups_lost, "placement groups lost"),
+            (record.kv_entries_lost, "key-value entries lost"),
+            (record.writes_lost, f"of {record.writes} acknowledged writes lost"),
+        ]
+    found += [f"{count} {what}" for count, what in counts if count]
+    return [*found, *_unexpected(record, expects), *record.problems, *record.errors]
+
+
+def _unanswered(record: RunRecord, limit: float) -> list[str]:
     found = []
     for name in ANSWERS:
         seconds = getattr(record, f"{name}_s")
-        words = name.replace("_", " ")
+        words = name.replace("_", " ").removeprefix("new ")
         if seconds is None:
-            found.append(f"no new {words.removeprefix('new ')} within {limit:g} s")
+            found.append(f"no new {words} within {limit:.0f} s")
         elif seconds > limit:
-            found.append(
-                f"the first new {words.removeprefix('new ')} took {seconds:.1f} s, the limit is {limit:g} s"
-            )
-    if not record.calls:
-        found.append("no call to the actor was answered or even made")
-    counts = (
-        (record.calls_failed, f"of {record.calls} calls to a running actor failed"),
-        (record.tasks_failed, f"of {record.tasks} tasks failed"),
-        (record.worker_restarts, f"{_restarts(record.worker_restarts)} of workers"),
-        (record.head_pod_restarts, f"{_restarts(record.head_pod_restarts)} of the head Pod"),
-        (record.actors_lost, "actors lost"),
-        (record.placement_groups_lost, "placement groups lost"),
-        (record.kv_entries_lost, "key-value entries lost"),
-    )
-    found += [f"{count} {what}" for count, what in counts if count]
-    return [*found, *record.errors]
+            found.append(f"the first new {words} took {seconds:.1f} s, the limit is {limit:.0f} s")
+    return found
+
+
+def _unexpected(record: RunRecord, expects: Expectation) -> list[str]:
+    found = []
+    if expects.gcs_restarts is not None and record.gcs_restarts > expects.gcs_restarts:
+        found.append(
+            f"{record.gcs_restarts} restarts of gcs_server, where {expects.gcs_restarts} are allowed"
+        )
+    if record.standbys and record.epochs:
+        changed = record.failover
+        if expects.failover is Failover.YES and changed is None:
+            found.append("no other head took over")
+        if expects.failover is Failover.NO and changed is not None:
+            found.append(f"{changed.to_member} took over, which this fault does not call for")
+    return found
 
 
 def _restarts(count: int) -> str:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from rayward.drill import charts, table
-from rayward.drill.faults import FAULTS
+from rayward.drill.faults import known_fault
 
 
 def _environment() -> Environment:
@@ -70,7 +70,7 @@ def _drill_parts(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "result": result,
         "stock": stock,
-        "fault": next((fault for fault in FAULTS if fault.name == result["fault"]), None),
+        "fault": known_fault(result["fault"]),
         "columns": columns,
         "rows": rows,
         "shown": shown,
@@ -91,6 +91,32 @@ def drill_report(result: Mapping[str, Any]) -> str:
         title=f"rayward drill: {result['fault']}",
         machine=_machine_rows(result["machine"]),
         **_drill_parts(result),
+    )
+
+
+def suite_report(result: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The page for a suite's result (``suite.suite_json``) with its table."""
+    runs = result["runs"]
+    lost_heads = [run for run in runs if run["fault"] == "host-loss" and run["held"]]
+    shown = typical_run(lost_heads or runs)
+    stale = result["figures"]["stale_writes"]
+    control = f", control {result['control']}" if result["control"] else ""
+    return (
+        _environment()
+        .get_template("suite.html")
+        .render(
+            title=f"rayward drill suite{control}",
+            result=result,
+            columns=columns,
+            rows=rows,
+            stale="unknown" if stale is None else stale,
+            held=sum(bool(run["held"]) for run in runs),
+            shown=shown,
+            # The pictures escape their own words.
+            failover=Markup(charts.failover_picture(shown)) if shown and shown["timeline"] else None,
+            all_runs=Markup(charts.runs_picture(runs)),
+            machine=_machine_rows(result["machine"]),
+        )
     )
 
 

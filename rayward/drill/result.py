@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rayward.drill.faults import Failover, known_fault
 from rayward.drill.record import RunRecord, failures
 from rayward.drill.statistics import median, ratio, spread
 
@@ -29,13 +30,16 @@ _SUMS = (
     "gcs_restarts",
     "asked_again",
     "state_lost",
+    "writes",
+    "writes_lost",
 )
 
 
 @dataclass(frozen=True)
 class DrillOutcome:
     """Everything that one drill measured. ``quiet_actors_s`` are new actors while nothing was wrong;
-    ``limit`` is the bound in seconds that a run was held against; ``asked`` how many runs were asked for."""
+    ``limit`` is the bound in seconds that a run was held against; ``asked`` how many runs were asked for;
+    ``lease_ttl`` the lease's length in seconds, on which the promise for a silent head rests."""
 
     fault: str
     asked: int
@@ -46,6 +50,7 @@ class DrillOutcome:
     quiet_actors_s: tuple[float, ...]
     machine: Mapping[str, Any]
     ended_early: str = ""
+    lease_ttl: float = 3.0
 
     @property
     def ok(self) -> bool:
@@ -60,12 +65,32 @@ def figures(outcome: DrillOutcome) -> dict[str, Any]:
         name: spread(getattr(run, attribute) for run in outcome.runs) for name, attribute in _SPREADS.items()
     }
     found.update({name: sum(getattr(run, name) for run in outcome.runs) for name in _SUMS})
+    found["stale_writes"] = stale_writes(outcome.runs)
+    found["failovers"] = sum(run.failover is not None for run in outcome.runs)
+    found["recovered_s"] = spread(run.recovered_s for run in outcome.runs)
     starts = [run.gcs_start_s for run in outcome.runs if run.gcs_start_s is not None]
     found["floor"] = {
         "gcs_start_s": median(starts) if starts else None,
         "quiet_actor_s": median(outcome.quiet_actors_s) if outcome.quiet_actors_s else None,
     }
     return found
+
+
+def stale_writes(runs: Sequence[RunRecord]) -> int | None:
+    """Writes accepted from an old epoch, over all runs in which that could be counted; None without any."""
+    counted = [run.stale_writes for run in runs if run.stale_writes is not None]
+    return sum(counted) if counted else None
+
+
+def promise(outcome: DrillOutcome) -> dict[str, Any] | None:
+    """What is promised for the median of new_actor_s, and whether it was kept; None where nothing is."""
+    fault = known_fault(outcome.fault)
+    bound = fault.expects.bound_s(outcome.lease_ttl) if fault is not None else None
+    alone = any(not run.standbys for run in outcome.runs)
+    if fault is None or bound is None or (fault.expects.failover is Failover.YES and alone):
+        return None
+    reached = spread(run.new_actor_s for run in outcome.runs)["p50"]
+    return {"new_actor_p50_s": bound, "reached_s": reached, "kept": reached is not None and reached <= bound}
 
 
 def run_json(run: RunRecord, limit: float) -> dict[str, Any]:
@@ -88,6 +113,7 @@ def result_json(outcome: DrillOutcome, stock: DrillOutcome | None = None) -> dic
         "pause_s": outcome.pause,
         "limit_s": outcome.limit,
         "ended_early": outcome.ended_early,
+        "promise": promise(outcome),
     }
     if stock is not None:
         found["stock"] = {key: value for key, value in result_json(stock).items() if key != "machine"}

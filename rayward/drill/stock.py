@@ -1,14 +1,15 @@
-"""The same drill against plain Ray: ``ray start --head --block`` in a container that is restarted when it
-ends."""
+"""The same drill against plain Ray: one head, ``ray start --head --block`` in a container that is restarted
+when it ends, in a Pod that is replaced when its host is lost."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from rayward.drill.drill import DrillPlan, Tell, run_drill
+from rayward.drill.manifests import for_stock
 from rayward.drill.record import RunRecord
 from rayward.drill.result import DrillOutcome
-from rayward.drill.temporary import temporary_cluster, without_agent
+from rayward.drill.temporary import temporary_cluster
 from rayward.local.state import Manifest
 
 STOCK_LIMIT = 180.0
@@ -25,7 +26,7 @@ def run_stock(manifests: list[Manifest], plan: DrillPlan, runs: int, tell: Tell)
         def say(text: str, number: int = number) -> None:
             tell(f"stock Ray {number}/{runs}: {text}")
 
-        with temporary_cluster(without_agent(manifests), _NAME, say) as cluster:
+        with temporary_cluster(for_stock(manifests), _NAME, say) as cluster:
             one = replace(plan, runs=1, seed=plan.seed + number, limit=STOCK_LIMIT)
             outcomes.append(run_drill(cluster, one, say))
         records += [replace(record, run=number) for record in outcomes[-1].runs]

@@ -11,6 +11,7 @@ SPREAD_ROWS = (
     ("task_s", "a new task has answered"),
     ("placement_group_s", "a new placement group is placed"),
     ("call_gap_s", "longest gap between calls to a running actor"),
+    ("recovered_s", "all heads are back"),
 )
 COUNT_ROWS = (
     ("calls", "calls to a running actor"),
@@ -22,13 +23,17 @@ COUNT_ROWS = (
     ("gcs_restarts", "restarts of gcs_server"),
     ("asked_again", "requests for a placement group that Ray broke off"),
     ("state_lost", "actors, placement groups, entries lost"),
+    ("writes", "acknowledged writes"),
+    ("writes_lost", "of these lost"),
+    ("failovers", "changes of leader"),
+    ("stale_writes", "writes accepted from an old epoch"),
 )
 
 
-def seconds(value: float | None) -> str:
-    """A duration for people: milliseconds below a tenth of a second."""
+def seconds(value: float | None, missing: str = "never") -> str:
+    """A duration for people: milliseconds below a tenth of a second; ``missing`` where there is none."""
     if value is None:
-        return "never"
+        return missing
     if value < 0.1:
         return f"{value * 1000:.0f} ms"
     return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
@@ -49,19 +54,27 @@ def figures_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     figures, stock = result["figures"], result.get("stock")
     columns = ["", "p50", "p99", "max", "floor"] + (["stock Ray p50", "times quicker"] if stock else [])
     rows = []
-    for name, words in SPREAD_ROWS:
+    # A file of an earlier version may lack what came later.
+    for name, words in (row for row in SPREAD_ROWS if row[0] in figures):
         spread = figures[name]
         floor = floor_of(name, figures)
-        row = [words, *(seconds(spread[key]) for key in ("p50", "p99", "max"))]
+        # A GCS that was not touched has nothing to come back from.
+        missing = "stayed" if name == "gcs_ready_s" and not figures["gcs_restarts"] else "never"
+        row = [words, *(seconds(spread[key], missing) for key in ("p50", "p99", "max"))]
         row.append("" if floor is None else seconds(floor))
         if stock:
             factor = result["times_quicker_than_stock"].get(name)
             row += [
-                seconds(stock["figures"][name]["p50"]),
+                seconds(stock["figures"].get(name, {}).get("p50")),
                 "" if factor is None else f"{factor:.0f}" if factor >= 10 else f"{factor:.1f}",
             ]
         rows.append(row)
-    for name, words in COUNT_ROWS:
-        row = [words, f"{figures[name]:,}", "", "", ""]
-        rows.append(row + ([f"{stock['figures'][name]:,}", ""] if stock else []))
+    for name, words in (row for row in COUNT_ROWS if row[0] in figures):
+        row = [words, count(figures[name]), "", "", ""]
+        rows.append(row + ([count(stock["figures"].get(name)), ""] if stock else []))
     return columns, rows
+
+
+def count(value: int | None) -> str:
+    """A count for people; unknown is not zero."""
+    return "unknown" if value is None else f"{value:,}"

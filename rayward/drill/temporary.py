@@ -8,32 +8,20 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rayward.drill import manifests
 from rayward.drill.drill import Tell
 from rayward.local import cluster as local
 from rayward.local import state
 from rayward.local.cluster import LocalCluster
 from rayward.local.state import Manifest
-from rayward.plan.names import AGENT
 
 _READY_LIMIT = 180.0
 # What is given to an object when it is stored; a new one gets its own.
 _ASSIGNED = ("uid", "creationTimestamp", "generation", "deletionTimestamp", "finalizers")
 
 
-def without_agent(manifests: list[Manifest]) -> list[Manifest]:
-    """The same objects, with every RayCluster marked to start Ray by itself (``ray start --block``), as
-    KubeRay does. Pure."""
-    return [_marked(manifest) if manifest["kind"] == "RayCluster" else manifest for manifest in manifests]
-
-
-def _marked(manifest: Manifest) -> Manifest:
-    metadata = manifest["metadata"]
-    annotations = {**(metadata.get("annotations") or {}), AGENT: "disabled"}
-    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
-
-
 @contextlib.contextmanager
-def temporary_cluster(manifests: list[Manifest], name: str, tell: Tell) -> Iterator[LocalCluster]:
+def temporary_cluster(objects: list[Manifest], name: str, tell: Tell) -> Iterator[LocalCluster]:
     """A cluster for the time of the context. What an earlier drill that was killed left is removed first."""
     mode, _ = local.choose_mode(os.environ)
     for folder in state.clusters():
@@ -45,7 +33,7 @@ def temporary_cluster(manifests: list[Manifest], name: str, tell: Tell) -> Itera
         {**manifest, "metadata": {**manifest["metadata"], "name": name}}
         if manifest["kind"] == "RayCluster"
         else manifest
-        for manifest in manifests
+        for manifest in objects
     ]
     made = local.create(name, named, mode)
     try:
@@ -56,9 +44,12 @@ def temporary_cluster(manifests: list[Manifest], name: str, tell: Tell) -> Itera
         made.down()
 
 
-def manifests_for(path: Path | None) -> list[Manifest]:
-    """What to run when no cluster was named: the file's objects, else the default ones."""
-    return local.read_manifests(path, None)[1]
+def manifests_for(path: Path | None, name: str | None = None) -> list[Manifest]:
+    """What to run when no cluster was named: the file's objects, else one of the drill's own manifests by
+    ``name``, else the default ones; made ready for a drill."""
+    if path is None and name is not None:
+        return manifests.for_drill(manifests.own(name))
+    return manifests.for_drill(local.read_manifests(path, None)[1])
 
 
 def manifests_of(cluster: LocalCluster) -> list[Manifest]:

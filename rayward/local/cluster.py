@@ -5,89 +5,55 @@ Talks to the node process through the cluster's folder only.
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import datetime
-import fcntl
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayward.agent.bundle import build_zip
-from rayward.api.manifest import load_manifests
-from rayward.api.problems import ManifestError
-from rayward.api.raycluster import parse_ray_cluster
-from rayward.api.validation import validate
 from rayward.errors import RaywardError
-from rayward.local import linux, state
-from rayward.local.addresses import AGENT_PORT, loopback_subnet
-from rayward.local.agent_status import ask_agent, is_ray_node
+from rayward.local import disrupt, state
+from rayward.local.addresses import AGENT_PORT
+from rayward.local.agent_status import ask_agent, is_ray_node, tell_agent
 from rayward.local.execute import ExecPlan, exec_command
-from rayward.local.network import Fabric, free_subnet, host_routes
-from rayward.local.node import now_text
-from rayward.local.pod_process import PodProcess, package_environment, processes_of_pods
+from rayward.local.ground import lay, sweep
+from rayward.local.intake import (
+    AGENT_CONFIG_MAP,
+    DEFAULT_MANIFEST,
+    MODE_VARIABLE,
+    admitted,
+    agent_config_map,
+    choose_mode,
+    now_text,
+    read_manifests,
+    refuse_what_host_mode_cannot,
+)
+from rayward.local.lead import Lead, lead_of
+from rayward.local.network import Result, in_network_of
+from rayward.local.pod_process import PodProcess, package_environment
 from rayward.local.progress import Progress, assess
-from rayward.local.state import NAMESPACE, ClusterFolder, Manifest
+from rayward.local.state import ClusterFolder, Manifest
+from rayward.plan.names import HEAD_INDEX
 
-MODE_VARIABLE = "RAYWARD_LOCAL_MODE"
-AGENT_CONFIG_MAP = "rayward-agent"
-DEFAULT_MANIFEST = Path(__file__).with_name("default-cluster.yaml")
 _POLL = 0.1
+_ASK_S = 0.5
 
 Report = Callable[[Progress], None]
 
-
-def choose_mode(environ: Mapping[str, str]) -> tuple[str, str]:
-    """ "namespaces" or "host", and for host the reason why Pods get no network of their own."""
-    asked = environ.get(MODE_VARIABLE, "")
-    if asked not in ("", "namespaces", "host"):
-        raise RaywardError(f"must be namespaces or host, got {asked!r}", where=MODE_VARIABLE)
-    if asked == "host":
-        return "host", f"{MODE_VARIABLE}=host asks for it"
-    reason = linux.namespaces_available()
-    if reason is None:
-        return "namespaces", ""
-    if asked == "namespaces":
-        raise RaywardError(
-            f"namespaces cannot be used: {reason}", where=MODE_VARIABLE, todo="run as root, or unset it"
-        )
-    return "host", reason
-
-
-def read_manifests(path: Path | None, name: str | None) -> tuple[str, list[Manifest]]:
-    """Load, check and name what ``up`` shall run; returns the cluster's name and its objects.
-
-    Raises ManifestError with every problem of every RayCluster in the file.
-    """
-    source = path or DEFAULT_MANIFEST
-    try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise RaywardError(f"cannot be read: {reason}", where=str(source)) from error
-    manifests = load_manifests(text, str(source))
-    clusters = [manifest for manifest in manifests if manifest["kind"] == "RayCluster"]
-    for manifest in clusters:
-        _check(manifest, str(source))
-    chosen = name or (clusters or manifests)[0]["metadata"]["name"]
-    if name is not None and len(clusters) == 1:
-        clusters[0]["metadata"]["name"] = name
-    return state.check_name(chosen), manifests
-
-
-def _check(manifest: Manifest, source: str) -> None:
-    cluster = parse_ray_cluster(manifest, source)
-    problems = validate(cluster)
-    if problems:
-        raise ManifestError(problems, source=source)
+__all__ = [
+    "AGENT_CONFIG_MAP",
+    "DEFAULT_MANIFEST",
+    "MODE_VARIABLE",
+    "LocalCluster",
+    "Report",
+    "age",
+    "choose_mode",
+    "create",
+    "find",
+    "read_manifests",
+]
 
 
 class LocalCluster:
@@ -136,7 +102,8 @@ class LocalCluster:
     def progress(self) -> Progress:
         """How far the cluster has come."""
         workloads = [item for kind in ("Deployment", "StatefulSet") for item in self.folder.list(kind)]
-        return assess(self.pods(), self.folder.list("RayCluster"), workloads)
+        pods = self.pods()
+        return assess(pods, self.folder.list("RayCluster"), workloads, self.leads(pods))
 
     def agent_address(self, pod: Manifest) -> tuple[str, int]:
         """Where a Ray Pod's agent listens, as seen from this host."""
@@ -153,13 +120,46 @@ class LocalCluster:
 
     def waiting_for(self) -> str:
         """What the first Ray node that is not ready waits for, in its agent's words; empty when all are."""
-        for pod in self.pods():
+        pods = self.pods()
+        leads = self.leads(pods)
+        for pod in pods:
+            lead = leads.get(pod["metadata"]["name"])
+            if lead is not None and lead.stands_by:
+                continue
             ready = [entry.get("ready") for entry in pod["status"].get("containerStatuses") or ()]
             if is_ray_node(pod) and ready and not all(ready):
-                seen = self.agent_status(pod, timeout=0.5)
+                seen = self.agent_status(pod, timeout=_ASK_S)
                 if seen is not None and not seen["ready"]:
                     return f"{pod['metadata']['name']}: {seen['reason']}"
         return ""
+
+    def heads(self) -> list[Manifest]:
+        """The head Pods, whether they lead or stand by."""
+        return self.pods(ray_io_node_type="head")
+
+    def leads(self, pods: Sequence[Manifest] | None = None) -> dict[str, Lead]:
+        """What each head of a cluster with several says of leading, by Pod; without those that do not
+        answer within half a second."""
+        found = {}
+        for pod in self.heads() if pods is None else pods:
+            if HEAD_INDEX in pod["metadata"].get("labels", {}):
+                lead = lead_of(self.agent_status(pod, _ASK_S))
+                if lead is not None:
+                    found[pod["metadata"]["name"]] = lead
+        return found
+
+    def leader(self) -> Manifest | None:
+        """The head Pod whose agent says that it leads; None while none does. The only head of a cluster
+        whose store knows no lease leads by itself."""
+        heads = self.heads()
+        for pod in heads:
+            status = self.agent_status(pod, _ASK_S)
+            lead = lead_of(status)
+            if lead is not None and lead.leads:
+                return pod
+            if len(heads) == 1 and status is not None and "lead" not in status:
+                return pod
+        return None
 
     # -- act -------------------------------------------------------------------------------------------
 
@@ -182,6 +182,44 @@ class LocalCluster:
             timeout=timeout,
             check=False,
         )
+
+    def agent_post(
+        self, pod: Manifest, path: str, body: Mapping[str, Any] | None = None, timeout: float = 30.0
+    ) -> dict[str, Any]:
+        """Ask a Ray Pod's agent to do something (``/switchover``, ``/pause`` ...); its answer. Raises
+        RaywardError with the agent's words when it refuses."""
+        name = pod["metadata"]["name"]
+        if not pod["status"].get("podIP"):
+            raise RaywardError("it has no address yet", where=f"Pod {name}")
+        container = pod["spec"]["containers"][0]["name"]
+        spec = state.read_json(self.pod_folder(name) / "containers" / f"{container}.json") or {}
+        token = (spec.get("env") or {}).get("RAYWARD_AGENT_TOKEN")
+        return tell_agent(*self.agent_address(pod), path, body or {}, token, timeout)
+
+    def in_pod_network(self, pod: Manifest, work: Callable[[], Result]) -> Result:
+        """Run ``work`` in a Pod's network namespace, in a thread of its own: pyroute2's ``IPRoute()``, a
+        socket, a program that it starts. Returns and raises what it does."""
+        process = PodProcess(self.pod_folder(pod["metadata"]["name"]))
+        identity = process.identity()
+        if self.mode == "host" or identity is None or not process.alive():
+            raise RaywardError(
+                "it has no network of its own now",
+                where=f"Pod {pod['metadata']['name']}",
+                todo="rayward get pods",
+            )
+        return in_network_of(identity[0], work)
+
+    def kill_pod_processes(self, pod: Manifest) -> float:
+        """The loss of the Pod's host: see `disrupt.kill`."""
+        return disrupt.kill(self.pod(pod["metadata"]["name"]), host_mode=self.mode == "host")
+
+    def freeze(self, pod: Manifest) -> float:
+        """The Pod's host stands still: see `disrupt.freeze`."""
+        return disrupt.freeze(self.pod(pod["metadata"]["name"]), host_mode=self.mode == "host")
+
+    def thaw(self, pod: Manifest) -> float:
+        """It goes on: see `disrupt.thaw`."""
+        return disrupt.thaw(self.pod(pod["metadata"]["name"]), host_mode=self.mode == "host")
 
     def ensure_node(self) -> None:
         """Start the node process if none runs (it may have been killed)."""
@@ -263,7 +301,7 @@ class LocalCluster:
                 if self.folder.exists:
                     raise
                 return notes  # somebody else took it down meanwhile
-        self._sweep()
+        sweep(self.folder)
         return notes
 
     def _down_by_node(self, timeout: float, report: Report | None) -> None:
@@ -279,32 +317,6 @@ class LocalCluster:
                     f"not down after {timeout:g} s: ended by force", where=f"cluster {self.name}"
                 )
             time.sleep(_POLL)
-
-    def _sweep(self) -> None:
-        """End and remove by hand whatever is left, whoever was killed before it could do so itself."""
-        node = state.read_json(self.folder.path / "node.json")
-        if node and state.is_alive(node["pid"], node["start_time"]):
-            os.kill(node["pid"], signal.SIGKILL)
-        processes = [PodProcess(path) for path in self.folder.pods.glob("*") if path.is_dir()]
-        for process in processes:
-            process.kill()
-        uids = {str(pod["metadata"].get("uid")) for pod in self.folder.list("Pod")}
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            left = set(processes_of_pods(uids)) if uids else set()
-            if not left and not any(process.alive() for process in processes):
-                break
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
-        subnet = self.folder.setting("subnet")
-        if self.mode == "namespaces" and subnet:
-            Fabric(self.name, subnet).remove()
-        temp_dir = self.folder.setting("temp_dir")
-        if temp_dir:
-            shutil.rmtree(temp_dir, ignore_errors=True)
-        self.folder.remove()
 
 
 def _keyword(label: str) -> str:
@@ -327,78 +339,25 @@ def find(name: str | None = None) -> LocalCluster:
     return LocalCluster(state.cluster(name))
 
 
-@contextlib.contextmanager
-def _machine_lock() -> Iterator[None]:
-    """Nobody else on this machine chooses a subnet meanwhile (a lock on a folder leaves no file)."""
-    descriptor = os.open("/run", os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def create(name: str, manifests: Sequence[Manifest], mode: str) -> LocalCluster:
     """Make a cluster's folder, network and objects and start its node process.
 
     Raises RaywardError when a cluster of that name is there, or its address is taken.
     """
+    if mode == "host":
+        refuse_what_host_mode_cannot(manifests)
     folder = state.cluster(name)
     folder.create()
     made = LocalCluster(folder)
     try:
-        folder.set(mode=mode)
-        if mode == "host":
-            taken = [str(other.setting("subnet")) for other in state.clusters() if other.name != name]
-            folder.set(
-                subnet=loopback_subnet(str(folder.path), taken), temp_dir=tempfile.mkdtemp(prefix="rayward-")
-            )
-        else:
-            with _machine_lock():
-                taken = [
-                    str(other.setting("subnet")) for other in state.clusters() if other.setting("subnet")
-                ]
-                subnet = free_subnet(taken, host_routes())
-                fabric = Fabric(name, subnet)
-                if fabric.exists():
-                    raise RaywardError(
-                        f"network namespace rayward-{name} is there already: another cluster of this name, "
-                        "or what is left of one",
-                        where="/run/netns",
-                        todo="`rayward up --name OTHER`, or remove it with `ip netns del`",
-                    )
-                folder.set(subnet=subnet)
-                fabric.create()
-        for manifest in (*manifests, _agent_config_map(folder)):
-            folder.put(_admitted(manifest))
+        lay(folder, mode)
+        for manifest in (*manifests, agent_config_map(folder)):
+            folder.put(admitted(manifest))
         made.ensure_node()
     except BaseException:
-        made._sweep()
+        sweep(folder)
         raise
     return made
-
-
-def _admitted(manifest: Manifest) -> Manifest:
-    metadata: dict[str, Any] = {
-        "namespace": NAMESPACE,
-        **manifest["metadata"],
-        "uid": str(uuid.uuid4()),
-        "creationTimestamp": now_text(),
-        "generation": 1,
-    }
-    return {**manifest, "metadata": metadata}
-
-
-def _agent_config_map(folder: ClusterFolder) -> Manifest:
-    archive = folder.path / "agent.zip"
-    build_zip(archive)
-    content = base64.b64encode(archive.read_bytes()).decode()
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": AGENT_CONFIG_MAP},
-        "binaryData": {"agent.zip": content},
-    }
 
 
 def age(manifest: Manifest) -> str:

@@ -89,6 +89,7 @@ def build_spec(container: Manifest, place: Place, sources: Mapping[str, Path], s
     targets = {bind.target.rstrip("/") for bind in binds}
     message_path = str(container.get("terminationMessagePath") or _TERMINATION_LOG)
     singles = [volumes.Mount(str(place.folder / "resolv.conf"), "/etc/resolv.conf")]
+    singles.append(volumes.Mount(str(place.folder / "host.conf"), "/etc/host.conf"))
     singles.append(volumes.Mount(str(place.termination_log(container["name"])), message_path))
     if place.hosts_file is not None:
         singles.append(volumes.Mount(str(place.hosts_file.resolve()), "/etc/hosts"))

@@ -30,6 +30,10 @@ MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
 
+IN_MOVED_TO = 0x80
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -97,6 +101,20 @@ def die_with_parent(signal_number: int) -> None:
 def adopt_orphans() -> None:
     """Become the parent of every orphan among this process's descendants (child subreaper)."""
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0), "prctl")
+
+
+def inotify() -> int:
+    """A descriptor that becomes readable when a watched folder changes; raises OSError."""
+    descriptor = int(_libc.inotify_init1(os.O_CLOEXEC))
+    _check(0 if descriptor >= 0 else -1, "inotify_init1")
+    return descriptor
+
+
+def inotify_add(descriptor: int, path: str, mask: int) -> int:
+    """Watch ``path`` for what ``mask`` (``IN_*``) says; the watch's number. Raises OSError."""
+    number = int(_libc.inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(mask)))
+    _check(0 if number >= 0 else -1, f"inotify_add_watch {path}")
+    return number
 
 
 def process_start_time(pid: int) -> int | None:

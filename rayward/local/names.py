@@ -20,12 +20,14 @@ def hosts_file(
 ) -> str:
     """/etc/hosts of one Pod: itself, and every Service that has an endpoint.
 
-    A Service with several endpoints gets its first: a hosts file cannot spread connections.
+    A headless Service leads to all of its endpoints, as its DNS name does; any other one to its first, for
+    a hosts file cannot spread connections.
     """
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", f"{address}\t{pod}"]
     for service, endpoints in services:
-        if endpoints:
-            lines.append(f"{endpoints[0]}\t{' '.join(service_names(service, namespace))}")
+        headless = service["spec"].get("clusterIP") == "None"
+        for endpoint in endpoints if headless else endpoints[:1]:
+            lines.append(f"{endpoint}\t{' '.join(service_names(service, namespace))}")
     return "\n".join(lines) + "\n"
 
 

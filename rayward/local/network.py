@@ -87,6 +87,23 @@ def _in_own_thread(work: Callable[[], Result]) -> Result:
     return results[0]
 
 
+def in_network_of(pid: int, work: Callable[[], Result]) -> Result:
+    """Run ``work`` (pyroute2, sockets, programs that it starts) in the network namespace of a process.
+
+    Raises what ``work`` raises, or OSError when the namespace cannot be entered.
+    """
+
+    def enter_and_work() -> Result:
+        descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+        try:
+            linux.setns(descriptor, linux.CLONE_NEWNET)
+        finally:
+            os.close(descriptor)
+        return work()
+
+    return _in_own_thread(enter_and_work)
+
+
 class Fabric:
     """The network of one cluster; every method may be called again and takes well under 100 ms.
 

@@ -9,13 +9,11 @@ Run as ``python -m rayward.local.node FOLDER``; ends by itself when the cluster 
 
 from __future__ import annotations
 
-import datetime
 import os
 import secrets
 import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
 import uuid
@@ -23,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from rayward.errors import RaywardError
-from rayward.local import linux, names
-from rayward.local.addresses import FIRST_HOST_PORT, LAST_HOST_PORT, host_place, pick_address
+from rayward.local import linux
+from rayward.local.addresses import pick_address
+from rayward.local.hosts import AddressBook, HostsFiles, lasting_role
+from rayward.local.intake import now_text
 from rayward.local.network import Fabric
-from rayward.local.pod_process import PodProcess, host_port_is_free
+from rayward.local.pod_process import PodProcess
 from rayward.local.state import (
     NAMESPACE,
     ClusterFolder,
@@ -34,9 +34,11 @@ from rayward.local.state import (
     read_json,
     write_json,
 )
+from rayward.local.wake import StatusWatch
+from rayward.plan.heads import is_fenced
 from rayward.plan.reconcile import Observed, reconcile
 from rayward.plan.settings import Settings
-from rayward.plan.workloads import endpoints, reconcile_workload
+from rayward.plan.workloads import reconcile_workload
 
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _WORKLOADS = ("Deployment", "StatefulSet", "Job")
@@ -44,35 +46,35 @@ _KEPT_EVENTS = 500
 _BUSY_PAUSE, _QUIET_PAUSE, _BUSY_FOR = 0.05, 0.5, 3.0
 
 
-def now_text() -> str:
-    """The time as Kubernetes writes it."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 class Node:
     """Everything of one cluster that runs. One ``cycle`` looks at all of it once."""
 
     def __init__(self, folder: ClusterFolder) -> None:
         self.folder = folder
-        self.settings = Settings()
         self.host_mode = folder.setting("mode") == "host"
+        # On the host's network the GCS' port is the host's: nobody else can listen there.
+        self.settings = Settings(forward=not self.host_mode)
         self.fabric = None if self.host_mode else Fabric(folder.name, folder.setting("subnet"))
+        self.book = AddressBook(folder)
+        self.hosts = HostsFiles(folder, self.book)
         self._processes: dict[str, PodProcess] = {}
-        self._stop = threading.Event()
+        self._watch = StatusWatch()
+        self._stop = False
         self._changed = True
 
     # -- the loop --------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Cycle until the cluster is down or this process is told to end (Pods then go on)."""
-        signal.signal(signal.SIGTERM, lambda _number, _frame: self._stop.set())
+        self._watch.wake_on_signals()
+        signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         write_json(
             self.folder.path / "node.json",
             {"pid": os.getpid(), "start_time": linux.process_start_time(os.getpid())},
         )
         busy_until = time.monotonic() + _BUSY_FOR
-        while not self._stop.is_set():
+        while not self._stop:
             self._changed = False
             try:
                 with self.folder.locked():
@@ -80,12 +82,16 @@ class Node:
             except Exception:  # one bad cycle must not end the node: the next looks at everything afresh
                 traceback.print_exc()
                 done, self._changed = False, False
-                self._stop.wait(1.0)
+                time.sleep(1.0)
             if done:
                 return
             if self._changed:
                 busy_until = time.monotonic() + _BUSY_FOR
-            self._stop.wait(_BUSY_PAUSE if time.monotonic() < busy_until else _QUIET_PAUSE)
+            # A Pod's new status ends the pause: names follow a change of leader at once.
+            self._watch.wait(_BUSY_PAUSE if time.monotonic() < busy_until else _QUIET_PAUSE)
+
+    def _on_stop(self, _number: int, _frame: object) -> None:
+        self._stop = True
 
     def cycle(self) -> bool:
         """Look at everything once and take every step that can be taken; True when the cluster is down."""
@@ -93,6 +99,9 @@ class Node:
         if going_down:
             self._take_down()
         pods = self._observed_pods()
+        # First of all, for what follows may take a second: somebody waits for the name of a new leader.
+        if not self.host_mode and self.hosts.refresh(pods):
+            self._changed = True
         for cluster in self.folder.list("RayCluster"):
             self._reconcile_ray_cluster(cluster, pods)
         for kind in _WORKLOADS:
@@ -101,7 +110,6 @@ class Node:
         self._collect_orphans()
         self._keep_claims()
         self._run_pods()
-        self._write_hosts()
         return going_down and not self.folder.list("Pod") and not self.folder.list("RayCluster")
 
     # -- objects ---------------------------------------------------------------------------------------
@@ -121,6 +129,7 @@ class Node:
         found = self._processes.get(name)
         if found is None:
             found = self._processes[name] = PodProcess(self.folder.pods / name)
+        self._watch.add(found.folder)
         return found
 
     def _owned(self, objects: list[Manifest], owner: Manifest) -> tuple[Manifest, ...]:
@@ -153,6 +162,8 @@ class Node:
             self._create(manifest)
         for reference in plan.delete:
             self._delete(reference.kind, reference.name)
+        for manifest in plan.update:
+            self._update(manifest)
         changed = dict(subject)
         if plan.finalizers is not None:
             changed["metadata"] = {**subject["metadata"], "finalizers": list(plan.finalizers)}
@@ -176,6 +187,12 @@ class Node:
         metadata.setdefault("creationTimestamp", now_text())
         self.folder.put({**manifest, "metadata": metadata})
         self._changed = True
+
+    def _update(self, manifest: Manifest) -> None:
+        found = self.folder.get(manifest["kind"], manifest["metadata"]["name"])
+        if found is not None:
+            self.folder.put({**found, "spec": {**found["spec"], **manifest["spec"]}})
+            self._changed = True
 
     def _delete(self, kind: str, name: str) -> None:
         found = self.folder.get(kind, name)
@@ -244,17 +261,21 @@ class Node:
             process = self._process(pod)
             if pod["metadata"].get("deletionTimestamp"):
                 self._end_pod(pod, process)
-            elif not process.started and not self._predecessor_lives(pod):
+            elif not process.started and not self._predecessor_writes(pod):
                 self._start_pod(pod, process)
 
-    def _predecessor_lives(self, pod: Manifest) -> bool:
-        """Whether an older head still has a process: one GCS may write, and the new one takes its address."""
-        role = _lasting_role(pod)
+    def _predecessor_writes(self, pod: Manifest) -> bool:
+        """Whether an older head in this one's place still has a process that no fence stops: one GCS may
+        write. On the host's network it also has the ports that the new one needs."""
+        role = lasting_role(pod)
         others = (
             other for other in self.folder.list("Pod") if other["metadata"]["uid"] != pod["metadata"]["uid"]
         )
         return role is not None and any(
-            _lasting_role(other) == role and self._process(other).started for other in others
+            lasting_role(other) == role
+            and (self.host_mode or not is_fenced(other))
+            and self._process(other).started
+            for other in others
         )
 
     def _end_pod(self, pod: Manifest, process: PodProcess) -> None:
@@ -282,25 +303,24 @@ class Node:
 
     def _pod_settings(self, pod: Manifest) -> Manifest:
         name = pod["metadata"]["name"]
-        address = self._address(pod)
+        address = self.book.address(pod)
         common = {
             "pod": pod,
             "cluster": self.folder.name,
             "objects": str(self.folder.objects),
             "claims": str(self.folder.claims),
-            "hosts": str(self.folder.pods / name / "hosts"),
+            "hosts": str(self.hosts.path(pod)),
             "wake": None,
         }
         (self.folder.pods / name).mkdir(exist_ok=True)
         if self.host_mode:
-            place = self._host_place(pod, address)
             return {
                 **common,
                 "mode": "host",
-                "substitutions": self._substitutions(pod, place["ports"]),
-                "host": place,
+                "substitutions": self.book.substitutions(pod),
+                "host": self.book.host_place(pod),
             }
-        self._write_hosts_of(pod, self._services_with_endpoints())
+        self.hosts.write(pod, self._observed_pods())
         subnet = str(self.folder.setting("subnet"))
         return {
             **common,
@@ -312,117 +332,9 @@ class Node:
             },
         }
 
-    def _address(self, pod: Manifest) -> str:
-        """A Pod's address; a head gets its predecessor's, so that nobody has to learn a new one."""
-        book = self.folder.setting("addresses") or {}
-        name = pod["metadata"]["name"]
-        if name in book:
-            return str(book[name])
-        living = {item["metadata"]["name"] for item in self.folder.list("Pod")}
-        book = {key: value for key, value in book.items() if key in living or key.startswith("role:")}
-        role = _lasting_role(pod)
-        taken = [address for key, address in book.items() if key in living]
-        before = book.get(role) if role else None
-        book[name] = pick_address(str(self.folder.setting("subnet")), taken, before)
-        if role:
-            book[role] = book[name]
-        self.folder.set(addresses=book)
-        return str(book[name])
-
-    def _host_place(self, pod: Manifest, address: str) -> Manifest:
-        places = self.folder.setting("places") or {}
-        key = _lasting_role(pod) or pod["metadata"]["name"]
-        if key not in places:
-            labels = pod["metadata"].get("labels", {})
-            taken = {port for place in places.values() for port in place["ports"].values()}
-            place = host_place(
-                address,
-                _container_ports(pod),
-                labels.get("ray.io/node-type") if labels.get("ray.io/is-ray-node") == "yes" else None,
-                len(places),
-                str(self.folder.setting("temp_dir")),
-                lambda: _free_port(taken),
-            )
-            places[key] = {
-                "address": place.address,
-                "ports": dict(place.ports),
-                "ray_start_args": list(place.ray_start_args),
-            }
-            self.folder.set(places=places)
-        found: Manifest = {**places[key], "address": address}
-        return found
-
-    def _substitutions(self, pod: Manifest, own_ports: dict[str, int]) -> dict[str, str]:
-        services = []
-        pods = self.folder.list("Pod")
-        for service in self.folder.list("Service"):
-            backend = next((item for item in pods if _selected(service, item)), None)
-            place = None
-            if backend is not None:
-                found = self._host_place(backend, self._address(backend))
-                place = (str(found["address"]), found["ports"])
-            services.append((service, place))
-        texts = names.substitutions(services, NAMESPACE)
-        address = self._address(pod)
-        texts.update({f"127.0.0.1:{port}": f"{address}:{host}" for port, host in own_ports.items()})
-        return texts
-
-    def _write_hosts(self) -> None:
-        if self.host_mode:
-            return
-        services = self._services_with_endpoints()
-        for pod in self.folder.list("Pod"):
-            if (self.folder.pods / pod["metadata"]["name"] / "hosts").exists():
-                self._write_hosts_of(pod, services)
-
-    def _services_with_endpoints(self) -> list[tuple[Manifest, tuple[str, ...]]]:
-        pods = self._observed_pods()
-        return [(service, tuple(endpoints(service, tuple(pods)))) for service in self.folder.list("Service")]
-
-    def _write_hosts_of(self, pod: Manifest, services: list[tuple[Manifest, tuple[str, ...]]]) -> None:
-        text = names.hosts_file(pod["metadata"]["name"], self._address(pod), services, NAMESPACE)
-        path = self.folder.pods / pod["metadata"]["name"] / "hosts"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            # In place, for the Pod has this very file mounted; one write, so that nobody reads half of it.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-            try:
-                os.pwrite(descriptor, text.encode(), 0)
-                os.ftruncate(descriptor, len(text.encode()))
-            finally:
-                os.close(descriptor)
-            self._changed = True
-
 
 def _owner_uids(manifest: Manifest) -> set[str]:
     return {str(owner["uid"]) for owner in manifest["metadata"].get("ownerReferences", ())}
-
-
-def _lasting_role(pod: Manifest) -> str | None:
-    labels = pod["metadata"].get("labels", {})
-    if labels.get("ray.io/node-type") == "head":
-        return f"role:{labels.get('ray.io/cluster')}/head"
-    return None
-
-
-def _selected(service: Manifest, pod: Manifest) -> bool:
-    selector = service["spec"].get("selector") or {}
-    labels = pod["metadata"].get("labels", {})
-    gone = bool(pod["metadata"].get("deletionTimestamp"))
-    return bool(selector) and not gone and all(labels.get(key) == value for key, value in selector.items())
-
-
-def _container_ports(pod: Manifest) -> list[int]:
-    containers = pod["spec"].get("containers", ())
-    return [port["containerPort"] for container in containers for port in container.get("ports", ())]
-
-
-def _free_port(taken: set[int]) -> int:
-    for _ in range(1000):
-        port = FIRST_HOST_PORT + secrets.randbelow(LAST_HOST_PORT - FIRST_HOST_PORT)
-        if port not in taken and host_port_is_free(port):
-            taken.add(port)
-            return port
-    raise RaywardError("no free port on this host", where=f"{FIRST_HOST_PORT}-{LAST_HOST_PORT}")
 
 
 def main() -> int:

@@ -28,6 +28,8 @@ from rayward.local.member import RETRY_S, Member, timestamp
 from rayward.local.pod_status import ContainerView, pod_status
 
 _LONGEST_WAIT_S = 30.0
+_HOST_CONF = "multi on\n"
+"""glibc reads on after the first line of /etc/hosts that has a name: a name may have several addresses."""
 
 
 def read_place(folder: Path) -> tuple[Place, dict[str, Any]]:
@@ -91,6 +93,7 @@ def make_sandbox(place: Place, network: Mapping[str, Any]) -> None:
     place.shared_memory.mkdir(parents=True, exist_ok=True)
     linux.mount("tmpfs", str(place.shared_memory), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
     (place.folder / "resolv.conf").write_text(_resolv_conf(place.pod))
+    (place.folder / "host.conf").write_text(_HOST_CONF)
     if network:
         _handshake()
         linux.interface_up("lo")

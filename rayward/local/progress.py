@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from rayward.local.lead import Lead
 
 Manifest = dict[str, Any]
 
@@ -23,7 +25,8 @@ _SENTENCE_LINES = 4
 
 @dataclass(frozen=True)
 class PodState:
-    """One Pod in a line: what ``get pods`` shows of it."""
+    """One Pod in a line: what ``get pods`` shows of it. ``role`` is "leader" or "standby" for a head that
+    says so, else empty; ``stands_by`` is true for a standby that may take over."""
 
     name: str
     ready: int
@@ -31,11 +34,15 @@ class PodState:
     status: str
     restarts: int
     message: str = ""
+    role: str = ""
+    stands_by: bool = False
 
     @property
     def is_ready(self) -> bool:
-        """Whether all of the Pod's containers are ready (or have done their work)."""
-        return self.status == "Completed" or (self.status == "Running" and self.ready == self.containers)
+        """Whether all of the Pod's containers are ready (or have done their work). A head that stands by
+        is as ready as it can be: ready in Kubernetes' sense is only the head that leads."""
+        ready = self.ready == self.containers or self.stands_by
+        return self.status == "Completed" or (self.status == "Running" and ready)
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ class Progress:
     stuck: str = ""
 
 
-def pod_state(pod: Manifest) -> PodState:
-    """The state of one Pod, worded as kubectl words it."""
+def pod_state(pod: Manifest, lead: Lead | None = None) -> PodState:
+    """The state of one Pod, worded as kubectl words it; ``lead`` is what its agent says of leading."""
     status = pod.get("status") or {}
     containers = status.get("containerStatuses") or []
     shown, message = str(status.get("phase", "Pending")), str(status.get("message", ""))
@@ -71,6 +78,8 @@ def pod_state(pod: Manifest) -> PodState:
         status=shown,
         restarts=sum(int(entry.get("restartCount", 0)) for entry in containers),
         message=str(message or status.get("reason", "")).strip(),
+        role=lead.role if lead is not None else "",
+        stands_by=lead is not None and lead.stands_by,
     )
 
 
@@ -79,10 +88,13 @@ def _last_words(entry: Manifest) -> str:
 
 
 def assess(
-    pods: Sequence[Manifest], ray_clusters: Iterable[Manifest], workloads: Iterable[Manifest]
+    pods: Sequence[Manifest],
+    ray_clusters: Iterable[Manifest],
+    workloads: Iterable[Manifest],
+    leads: Mapping[str, Lead],
 ) -> Progress:
-    """Whether everything that was asked for runs."""
-    states = tuple(pod_state(pod) for pod in pods)
+    """Whether everything that was asked for runs. ``leads`` holds, by Pod, what heads say of leading."""
+    states = tuple(pod_state(pod, leads.get(pod["metadata"]["name"])) for pod in pods)
     stuck = next((state for state in states if state.status in _STUCK), None)
     clusters_ready = all((cluster.get("status") or {}).get("state") == "ready" for cluster in ray_clusters)
     wanted = sum(int(item["spec"].get("replicas", 1)) for item in workloads)

@@ -21,6 +21,7 @@ def cleanup_job(cluster: RayCluster, settings: Settings) -> Raw:
     """One try of at most DEADLINE_S seconds; the cleaner itself retries a Redis that is away."""
     pod = head_pod(cluster, settings)
     labels = {**pod["metadata"]["labels"], names.NODE_TYPE: names.REDIS_CLEANUP}
+    labels.pop(names.HEAD_INDEX, None)
     annotations = pod["metadata"]["annotations"]
     spec: Raw = pod["spec"]
     container: Raw = spec["containers"][0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from rayward import __version__
+from rayward.api.agent_choice import runs_agent
 from rayward.api.fault_tolerance import Backend, Credential, FaultTolerance
 from rayward.api.raycluster import RayCluster
 from rayward.plan import names
@@ -43,6 +44,11 @@ class Environment:
         """Add a variable that Kubernetes fills from the Pod itself."""
         source = {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}
         self.variables.append({"name": name, "valueFrom": source})
+
+    def default_field(self, name: str, path: str) -> None:
+        """The same, unless there is a variable of that name."""
+        if all(variable["name"] != name for variable in self.variables):
+            self.field(name, path)
 
     def credential(self, credential: Credential | None) -> None:
         """Add a credential, unless the user's template carries it already."""
@@ -81,7 +87,7 @@ def head_environment(
     env.default("RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE", "1")
     _reconnect(env, settings)
     if agent:
-        _agent(env, cluster, settings)
+        _agent(env, cluster, ft, settings)
         env.default("RAYWARD_STORE", ft.backend.value)
     return env.variables
 
@@ -108,12 +114,17 @@ def worker_environment(
     port = gcs_port(cluster)
     env.default("RAY_PORT", port)
     _service_owned(env, cluster)
-    env.default("RAY_ADDRESS", f"{names.head_address(cluster, settings.cluster_domain)}:{port}")
+    forwards = agent and settings.forward and _heads_have_agents(cluster, ft)
+    # Ray reads 127.0.0.1 as "this node's address", and there the agent's forwarder listens.
+    gcs_host = "127.0.0.1" if forwards else names.head_address(cluster, settings.cluster_domain)
+    env.default("RAY_ADDRESS", f"{gcs_host}:{port}")
     env.default("RAY_USAGE_STATS_KUBERAY_IN_USE", "1")
     env.default("RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE", "1")
     _reconnect(env, settings)
     if agent:
-        _agent(env, cluster, settings)
+        _agent(env, cluster, ft, settings)
+        if ft.enabled:
+            env.default("RAYWARD_FORWARD", "on" if forwards else "off")
     return env.variables
 
 
@@ -171,7 +182,18 @@ def _reconnect(env: Environment, settings: Settings) -> None:
             env.default(name, value)
 
 
-def _agent(env: Environment, cluster: RayCluster, settings: Settings) -> None:
-    env.append("RAYWARD_CLUSTER", cluster.name)
-    env.field("RAYWARD_POD", "metadata.name")
+def _heads_have_agents(cluster: RayCluster, ft: FaultTolerance) -> bool:
+    """Whether there is somebody to ask which head leads."""
+    return ft.enabled and runs_agent(cluster, cluster.head.template)
+
+
+def _agent(env: Environment, cluster: RayCluster, ft: FaultTolerance, settings: Settings) -> None:
+    env.default("RAYWARD_CLUSTER", cluster.name)
+    env.default_field("RAYWARD_POD", "metadata.name")
+    if ft.enabled:
+        env.default("RAYWARD_CLUSTER_UID", cluster.metadata.uid)
+    if _heads_have_agents(cluster, ft):
+        heads = names.head_agents_address(cluster, settings.cluster_domain)
+        env.default("RAYWARD_HEADS", f"{heads}:{settings.agent_port}")
+    # Not the user's to choose: probes and Services count on it.
     env.append("RAYWARD_AGENT_PORT", str(settings.agent_port))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rayward.api import agent_choice
 from rayward.api.raycluster import RayCluster, WorkerGroupSpec
 
 CLUSTER = "ray.io/cluster"
@@ -25,11 +26,11 @@ HEAD, WORKER, REDIS_CLEANUP = "head", "worker", "redis-cleanup"
 
 CLEANUP_FINALIZER = "ray.io/gcs-ft-redis-cleanup-finalizer"
 DELETION_TIMEOUT = "ray.io/gcs-ft-deletion-timeout"
-OVERWRITE_COMMAND = "ray.io/overwrite-container-cmd"
 NO_HEAD_RESTART = "ray.io/disable-provisioned-head-restart"
 RECREATE_HASH = "ray.io/upgrade-strategy-recreate-hash"
 RAYWARD_VERSION = "rayward.dev/version"
-AGENT = "rayward.dev/agent"
+AGENT = agent_choice.AGENT
+HEAD_INDEX = "rayward.dev/head-index"
 OWNER_KIND = "ray.io/originated-from-crd"
 
 MAX_LABEL = 63
@@ -57,6 +58,18 @@ def head_service_name(cluster: RayCluster) -> str:
     """The head Service: the custom one's name, else ``<cluster>-head-svc``."""
     custom = ((cluster.head.head_service or {}).get("metadata") or {}).get("name")
     return str(custom) if custom else f"{cluster.name}-head-svc"
+
+
+def head_agents_service_name(cluster: str) -> str:
+    """The Service behind which the agents of all heads are, whether they lead or stand by."""
+    name = trim_front(f"{cluster}-head-agents")
+    # A Service's name starts with a letter, of which the cut may have left none.
+    return name if name[0].isalpha() else f"r{name[1:]}"
+
+
+def head_agents_address(cluster: RayCluster, cluster_domain: str) -> str:
+    """The fully qualified name of that Service."""
+    return f"{head_agents_service_name(cluster.name)}.{cluster.namespace}.svc.{cluster_domain}"
 
 
 def head_address(cluster: RayCluster, cluster_domain: str) -> str:

@@ -44,13 +44,15 @@ class Observed:
 @dataclass(frozen=True)
 class Plan:
     """The steps of one pass. Each is independent of the others: a shell tries all of them, in the order
-    finalizers, delete, create, status, and comes back when anything changed or after ``requeue_after``
-    seconds. ``finalizers`` is the full new list, None for no change. ``remove_cluster`` means nothing
-    holds the object any more: it goes, together with what it owns. A create of something that exists
-    is no error."""
+    finalizers, delete, create, update, status, and comes back when anything changed or after
+    ``requeue_after`` seconds. ``finalizers`` is the full new list, None for no change. ``remove_cluster``
+    means nothing holds the object any more: it goes, together with what it owns. A create of something
+    that exists is no error. ``update`` names objects that exist: each field of its ``spec`` replaces that
+    of the existing one."""
 
     create: tuple[Raw, ...] = ()
     delete: tuple[ObjectRef, ...] = ()
+    update: tuple[Raw, ...] = ()
     finalizers: tuple[str, ...] | None = None
     remove_cluster: bool = False
     status: Raw = field(default_factory=dict)

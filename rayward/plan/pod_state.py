@@ -39,6 +39,11 @@ def is_ready(pod: Raw) -> bool:
     )
 
 
+def is_running(pod: Raw) -> bool:
+    """Its Ray container runs and it is not on its way out, ready or not: as a head that stands by does."""
+    return phase(pod) == "Running" and not is_terminating(pod) and "running" in ray_container_state(pod)
+
+
 def ray_container_state(pod: Raw) -> Raw:
     """The state of the first container of the spec: one of running, waiting, terminated, or empty."""
     name = pod["spec"]["containers"][0]["name"]

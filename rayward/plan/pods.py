@@ -10,6 +10,7 @@ import shlex
 from typing import Any
 
 from rayward import __version__
+from rayward.api.agent_choice import runs_agent, starts_ray_itself, user_text
 from rayward.api.fault_tolerance import (
     EXTERNAL_STORAGE_NAMESPACE,
     FT_ENABLED,
@@ -30,8 +31,9 @@ GCS_VOLUME = "gcs-storage"
 SERVE_PORT = 8000
 
 
-def head_pod(cluster: RayCluster, settings: Settings) -> Raw:
-    """The head Pod. ``cluster`` must have passed validation and carry its uid."""
+def head_pod(cluster: RayCluster, settings: Settings, *, index: int = 0) -> Raw:
+    """The head Pod, or number ``index`` of several. ``cluster`` must have passed validation and carry its
+    uid."""
     ft = fault_tolerance(cluster)
     params = ray_start.head_params(cluster, ft)
     start = ray_start.ray_start_line(params, head=True)
@@ -54,6 +56,9 @@ def head_pod(cluster: RayCluster, settings: Settings) -> Raw:
     if cluster.spec.enable_in_tree_autoscaling:
         autoscaler.add_sidecar(cluster, pod["spec"], container)
     _init_containers(cluster, pod["spec"], settings)
+    if ft.standbys:
+        pod["metadata"]["labels"][names.HEAD_INDEX] = str(index)
+        _keep_heads_apart(cluster, pod["spec"])
     return pod
 
 
@@ -94,21 +99,6 @@ def worker_pod(
     return pod
 
 
-def runs_agent(cluster: RayCluster, template: Raw) -> bool:
-    """Whether the agent starts Ray in Pods of ``template``: not when it is switched off, and not when
-    the user starts Ray in a way of their own."""
-    return cluster.annotations.get(names.AGENT) != "disabled" and not _starts_ray_itself(cluster, template)
-
-
-def _starts_ray_itself(cluster: RayCluster, template: Raw) -> bool:
-    overwritten = cluster.annotations.get(names.OVERWRITE_COMMAND, "").lower() == "true"
-    return overwritten or "ray start" in _user_text(template["spec"]["containers"][0])
-
-
-def _user_text(container: Raw) -> str:
-    return " ".join([*(container.get("command") or ()), *(container.get("args") or ())])
-
-
 def _skeleton(
     cluster: RayCluster, template: Raw, settings: Settings, start: str, role: str
 ) -> tuple[Raw, Raw, bool]:
@@ -116,8 +106,8 @@ def _skeleton(
     spec = copy.deepcopy(template["spec"])
     container: Raw = spec["containers"][0]
     agent = runs_agent(cluster, template)
-    if not _starts_ray_itself(cluster, template):
-        before = _user_text(container)
+    if not starts_ray_itself(cluster, template):
+        before = user_text(container)
         container["command"] = ["/bin/bash", "-cl" if settings.login_shell else "-c", "--"]
         container["args"] = [
             ray_start.shell_line(start, settings, before=before, agent=role if agent else None)
@@ -163,6 +153,20 @@ def _head_annotations(cluster: RayCluster, ft: FaultTolerance) -> dict[str, str]
     if ft.backend is Backend.REDIS:
         annotations[EXTERNAL_STORAGE_NAMESPACE] = ft.storage_namespace
     return annotations
+
+
+def _keep_heads_apart(cluster: RayCluster, spec: Raw) -> None:
+    """Ask for a node without another head of this cluster: one lost node must not take both."""
+    labels = {names.CLUSTER: cluster.name, names.NODE_TYPE: names.HEAD}
+    term = {
+        "weight": 100,
+        "podAffinityTerm": {
+            "labelSelector": {"matchLabels": labels},
+            "topologyKey": "kubernetes.io/hostname",
+        },
+    }
+    anti = spec.setdefault("affinity", {}).setdefault("podAntiAffinity", {})
+    anti.setdefault("preferredDuringSchedulingIgnoredDuringExecution", []).append(term)
 
 
 def _mount_store(spec: Raw, container: Raw, storage: Storage, cluster: str) -> None:

@@ -12,45 +12,21 @@ from rayward.api.raycluster import RayCluster, WorkerGroupSpec, parse_ray_cluste
 from rayward.api.validation import validate
 from rayward.plan import names
 from rayward.plan.deletion import plan_deletion
-from rayward.plan.outcome import Event, ObjectRef, Observed, Plan, Raw, reference
-from rayward.plan.pod_state import (
-    age_key,
-    is_ready,
-    is_terminating,
-    ray_container_state,
-    seconds,
-    should_delete,
-)
-from rayward.plan.pods import head_pod, worker_pod
+from rayward.plan.heads import reconcile_heads
+from rayward.plan.outcome import Event, ObjectRef, Observed, Plan, Raw
+from rayward.plan.pod_state import age_key, is_ready, is_terminating, should_delete
+from rayward.plan.pods import worker_pod
 from rayward.plan.pvc import gcs_pvc
-from rayward.plan.services import head_service
+from rayward.plan.services import head_agents_service, head_service
 from rayward.plan.settings import Settings
 from rayward.plan.spec_hash import recreate_hash
-from rayward.plan.status import cluster_status, is_provisioned
+from rayward.plan.status import cluster_status
+from rayward.plan.steps import Steps
 
 __all__ = ["Event", "ObjectRef", "Observed", "Plan", "reconcile"]
 
 STEADY_S = 300.0
 SETTLING_S = 2.0
-DEAD_NODE_S = 30.0
-
-
-class _Steps:
-    """The pass while it is put together."""
-
-    def __init__(self, cluster: RayCluster, ft: FaultTolerance, settings: Settings, now: float) -> None:
-        self.cluster, self.ft, self.settings, self.now = cluster, ft, settings, now
-        self.create: list[Raw] = []
-        self.delete: list[ObjectRef] = []
-        self.events: list[Event] = []
-
-    def remove(self, pod: Raw, reason: str) -> None:
-        """Delete one Pod, once, unless its deletion is under way."""
-        wanted = reference(pod, reason)
-        if not is_terminating(pod) and all(found.name != wanted.name for found in self.delete):
-            self.delete.append(wanted)
-            kind = "Head" if names.node_type(pod) == names.HEAD else "Worker"
-            self.events.append(Event("Normal", f"Deleted{kind}Pod", f"Deleted Pod {wanted.name}: {reason}"))
 
 
 def reconcile(cluster_raw: Raw, observed: Observed, settings: Settings, now: float) -> Plan:
@@ -72,7 +48,7 @@ def reconcile(cluster_raw: Raw, observed: Observed, settings: Settings, now: flo
     if finalizers is not None and names.CLEANUP_FINALIZER in finalizers:
         # Nothing that could write to Redis may exist before its removal is certain.
         return Plan(finalizers=finalizers, status=old_status, requeue_after=0.0)
-    steps = _Steps(cluster, ft, settings, now)
+    steps = Steps(cluster, ft, settings, now)
     _reconcile_all(observed, steps)
     status = cluster_status(
         cluster, observed, settings, now, create_pending=bool(steps.create), deleting=steps.delete
@@ -80,6 +56,7 @@ def reconcile(cluster_raw: Raw, observed: Observed, settings: Settings, now: flo
     return Plan(
         create=tuple(steps.create),
         delete=tuple(steps.delete),
+        update=tuple(steps.update),
         finalizers=finalizers,
         status=status,
         requeue_after=STEADY_S if status.get("state") in ("ready", "suspended") else SETTLING_S,
@@ -114,7 +91,7 @@ def _finalizers(cluster: RayCluster, ft: FaultTolerance, settings: Settings) -> 
     return None
 
 
-def _reconcile_all(observed: Observed, steps: _Steps) -> None:
+def _reconcile_all(observed: Observed, steps: Steps) -> None:
     cluster = steps.cluster
     _services(observed, steps)
     claim = gcs_pvc(cluster)
@@ -130,7 +107,7 @@ def _reconcile_all(observed: Observed, steps: _Steps) -> None:
         for pod in pods:
             steps.remove(pod, "the spec changed and upgradeStrategy is Recreate")
         return
-    if not _head(heads, steps):
+    if not reconcile_heads(heads, steps):
         return
     workers = [pod for pod in pods if names.node_type(pod) == names.WORKER]
     for group in cluster.workers:
@@ -141,15 +118,28 @@ def _reconcile_all(observed: Observed, steps: _Steps) -> None:
             steps.remove(pod, "its worker group is no longer in the spec")
 
 
-def _services(observed: Observed, steps: _Steps) -> None:
-    service = head_service(steps.cluster, steps.settings)
-    name = service["metadata"]["name"]
-    if all(found["metadata"]["name"] != name for found in observed.services):
-        steps.create.append(service)
-        steps.events.append(Event("Normal", "CreatedService", f"Created Service {name}"))
+def _services(observed: Observed, steps: Steps) -> None:
+    existing = {found["metadata"]["name"]: found for found in observed.services}
+    wanted = [head_service(steps.cluster, steps.settings), head_agents_service(steps.cluster, steps.settings)]
+    for service in (found for found in wanted if found is not None):
+        name = service["metadata"]["name"]
+        if name not in existing:
+            steps.create.append(service)
+            steps.events.append(Event("Normal", "CreatedService", f"Created Service {name}"))
+        elif _publishes(service) is not None and _publishes(service) != bool(_publishes(existing[name])):
+            # Only this follows the spec: it changes with the number of heads, and no client is cut off by it.
+            spec = {"publishNotReadyAddresses": _publishes(service)}
+            steps.update.append({**service, "spec": spec})
+            steps.events.append(Event("Normal", "UpdatedService", f"Service {name}: {spec}"))
 
 
-def _claim(claim: Raw, observed: Observed, steps: _Steps) -> None:
+def _publishes(service: Raw) -> bool | None:
+    """Whether it leads to Pods that are not ready too; None when that is not rayward's to say."""
+    found = (service.get("spec") or {}).get("publishNotReadyAddresses")
+    return None if found is None else bool(found)
+
+
+def _claim(claim: Raw, observed: Observed, steps: Steps) -> None:
     name = claim["metadata"]["name"]
     existing = next((pvc for pvc in observed.pvcs if pvc["metadata"]["name"] == name), None)
     if existing is None:
@@ -181,55 +171,7 @@ def _must_recreate(cluster: RayCluster, heads: list[Raw]) -> bool:
     return any(written is not None and written != wanted for written in made)
 
 
-def _head(heads: list[Raw], steps: _Steps) -> bool:
-    """Bring the heads to exactly one. False when workers must be left alone in this pass."""
-    usable = []
-    for pod in sorted(heads, key=age_key):
-        reason = should_delete(pod)
-        if reason is not None:
-            steps.remove(pod, reason)
-        elif not is_terminating(pod):
-            usable.append(pod)
-    if len(usable) > 1:
-        keep = next((pod for pod in usable if is_ready(pod)), usable[0])
-        kept = keep["metadata"]["name"]
-        steps.events.append(
-            Event("Warning", "TooManyHeadPods", f"Found {len(usable)} head Pods; keeping {kept}")
-        )
-        for pod in usable:
-            if pod is not keep:
-                steps.remove(pod, f"{kept} is the head")
-    if usable:
-        return True
-    restart = steps.cluster.annotations.get(names.NO_HEAD_RESTART) != "true"
-    if not restart and is_provisioned(steps.cluster.status):
-        return False
-    holder = _store_holder(steps.ft, heads, steps.now)
-    if holder is not None:
-        message = f"Waiting for {holder} to end before the next head starts: one GCS may write"
-        steps.events.append(Event("Normal", "WaitingForHeadPod", message))
-        return True
-    # A head on its way out, perhaps for ever on a dead node, is not waited for: names differ.
-    pod = head_pod(steps.cluster, steps.settings)
-    steps.create.append(pod)
-    prefix = pod["metadata"]["generateName"]
-    steps.events.append(Event("Normal", "CreatedHeadPod", f"Created head Pod {prefix}*"))
-    return True
-
-
-def _store_holder(ft: FaultTolerance, heads: list[Raw], now: float) -> str | None:
-    """The old head whose GCS may still write to the store: two of them must not, and without a fence only
-    waiting for its end makes sure. Past its time of death by DEAD_NODE_S its node counts as lost."""
-    if ft.backend is Backend.MEMORY:
-        return None
-    for pod in heads:
-        due = seconds(pod["metadata"].get("deletionTimestamp"))
-        if due is not None and "running" in ray_container_state(pod) and now < due + DEAD_NODE_S:
-            return str(pod["metadata"]["name"])
-    return None
-
-
-def _worker_group(group: WorkerGroupSpec, workers: list[Raw], steps: _Steps) -> None:
+def _worker_group(group: WorkerGroupSpec, workers: list[Raw], steps: Steps) -> None:
     """Bring one group to its size, in whole replicas of ``hosts`` Pods each."""
     label = names.trim_front(group.group_name)
     mine = [pod for pod in workers if pod["metadata"]["labels"].get(names.GROUP) == label]
@@ -257,7 +199,7 @@ def _worker_group(group: WorkerGroupSpec, workers: list[Raw], steps: _Steps) -> 
         _scale_down(group, replicas, steps)
 
 
-def _replicas(group: WorkerGroupSpec, mine: list[Raw], steps: _Steps) -> dict[int, list[Raw]]:
+def _replicas(group: WorkerGroupSpec, mine: list[Raw], steps: Steps) -> dict[int, list[Raw]]:
     """The group's living Pods by replica. A replica with a lost or missing host goes as a whole, for its
     hosts work as one; Pods without an index (made by others) take free ones."""
     indexed: dict[int, list[Raw]] = {}
@@ -286,7 +228,7 @@ def _replicas(group: WorkerGroupSpec, mine: list[Raw], steps: _Steps) -> dict[in
     return indexed
 
 
-def _scale_down(group: WorkerGroupSpec, replicas: dict[int, list[Raw]], steps: _Steps) -> None:
+def _scale_down(group: WorkerGroupSpec, replicas: dict[int, list[Raw]], steps: Steps) -> None:
     """Remove surplus replicas: those not ready first, then the newest, which hold the least work and
     the fewest objects that others would have to rebuild."""
     surplus = len(replicas) - group.desired_replicas

@@ -1,4 +1,4 @@
-"""The head Service of a RayCluster.
+"""The Services of a RayCluster: to the head that leads, and to the agents of all heads.
 
 Knows which ports the head shows and how it is found; routing itself is a shell's business.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from rayward.api.agent_choice import runs_agent
+from rayward.api.fault_tolerance import fault_tolerance
 from rayward.api.raycluster import RayCluster
 from rayward.plan import names
 from rayward.plan.settings import Settings
@@ -27,24 +29,36 @@ def head_service(cluster: RayCluster, settings: Settings) -> Raw:
     if spec["type"] == "ClusterIP" and not settings.cluster_ip_head_service:
         spec["clusterIP"] = "None"
         # A standby's name must not lead to a head that does not lead.
-        spec["publishNotReadyAddresses"] = not _has_standby(cluster)
-    return _service(
-        cluster, {"labels": dict(selector), "annotations": dict(cluster.spec.head_service_annotations)}, spec
-    )
+        spec["publishNotReadyAddresses"] = not fault_tolerance(cluster).standbys
+    metadata = {"labels": dict(selector), "annotations": dict(cluster.spec.head_service_annotations)}
+    return _service(cluster, names.head_service_name(cluster), metadata, spec)
 
 
-def _has_standby(cluster: RayCluster) -> bool:
-    options = cluster.spec.gcs_fault_tolerance_options
-    return options is not None and bool(options.enable_active_passive_head)
+def head_agents_service(cluster: RayCluster, settings: Settings) -> Raw | None:
+    """Headless, and it leads to every head there is, ready or not: agents find out from each other who
+    leads. None for a cluster whose GCS has no store, or without agents to ask."""
+    if not fault_tolerance(cluster).enabled or not runs_agent(cluster, cluster.head.template):
+        return None
+    selector, port = _selector(cluster), settings.agent_port
+    spec: Raw = {
+        "type": "ClusterIP",
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": selector,
+        "ports": [
+            {"name": "agent", "port": port, "targetPort": port, "protocol": "TCP", "appProtocol": "http"}
+        ],
+    }
+    return _service(cluster, names.head_agents_service_name(cluster.name), {"labels": dict(selector)}, spec)
 
 
-def _service(cluster: RayCluster, metadata: Raw, spec: Raw) -> Raw:
+def _service(cluster: RayCluster, name: str, metadata: Raw, spec: Raw) -> Raw:
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
             **metadata,
-            "name": names.head_service_name(cluster),
+            "name": name,
             "namespace": cluster.namespace,
             "ownerReferences": [names.owner_reference(cluster)],
         },
@@ -61,7 +75,8 @@ def _custom(cluster: RayCluster, written: Raw, selector: dict[str, str], ports: 
     spec.setdefault("type", cluster.head.service_type or "ClusterIP")
     labels = {**(metadata.get("labels") or {}), **selector}
     annotations = {**(metadata.get("annotations") or {}), **cluster.spec.head_service_annotations}
-    return _service(cluster, {**metadata, "labels": labels, "annotations": annotations}, spec)
+    metadata = {**metadata, "labels": labels, "annotations": annotations}
+    return _service(cluster, names.head_service_name(cluster), metadata, spec)
 
 
 def _selector(cluster: RayCluster) -> dict[str, str]:

@@ -40,7 +40,8 @@ class Settings:
 
     ``redis_cleanup`` wipes a deleted cluster's keys; ``inject_probes`` and ``inject_init_container``
     add what a template lacks; ``reconnect`` None leaves Ray's own pace; ``agent_image_python`` is the
-    interpreter inside Ray images; ``default_env`` goes to every Ray container unless the user set it.
+    interpreter inside Ray images; ``default_env`` goes to every Ray container unless the user set it;
+    ``forward`` lets the agents of workers listen where Ray expects the GCS, which needs an address per Pod.
     """
 
     cluster_domain: str = "cluster.local"
@@ -54,3 +55,4 @@ class Settings:
     agent_port: int = 8008
     default_env: tuple[tuple[str, str], ...] = ()
     cluster_ip_head_service: bool = False
+    forward: bool = True

@@ -16,10 +16,13 @@ from rayward.api.raycluster import RayCluster
 
 
 def recreate_hash(cluster: RayCluster) -> str:
-    """SHA-1 of the spec without replica counts, tolerations, scheduling gates and upgrade strategy."""
+    """SHA-1 of the spec without the numbers of workers and heads, tolerations, scheduling gates and upgrade
+    strategy."""
     spec = msgspec.to_builtins(cluster.spec)
     for field in ("upgradeStrategy", "suspend"):
         spec.pop(field, None)
+    if spec.get("gcsFaultToleranceOptions"):
+        spec["gcsFaultToleranceOptions"]["enableActivePassiveHead"] = None
     for group in spec.get("workerGroupSpecs") or ():
         for field in ("replicas", "minReplicas", "maxReplicas", "scaleStrategy"):
             group.pop(field, None)

@@ -8,11 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from rayward.api.fault_tolerance import fault_tolerance
 from rayward.api.quantity import format_bytes, format_count, parse_quantity
 from rayward.api.raycluster import RayCluster
 from rayward.plan import names
 from rayward.plan.outcome import ObjectRef, Observed, Raw
-from rayward.plan.pod_state import age_key, condition, is_ready, is_terminating, phase, timestamp
+from rayward.plan.pod_state import (
+    age_key,
+    condition,
+    is_ready,
+    is_running,
+    is_terminating,
+    phase,
+    timestamp,
+)
 from rayward.plan.ray_start import is_gpu
 from rayward.plan.settings import Settings
 
@@ -33,12 +42,16 @@ def cluster_status(
     old = cluster.status
     gone = {found.name for found in deleting}
     pods = [pod for pod in observed.pods if pod["metadata"]["name"] not in gone]
-    heads = sorted(_of_type(pods, names.HEAD), key=lambda pod: (not is_ready(pod), age_key(pod)))
+    wanted_heads = fault_tolerance(cluster).heads
+    named = str((old.get("head") or {}).get("podName") or "")
+    heads = sorted(_of_type(pods, names.HEAD), key=lambda pod: _leads_most(pod, named))
     head = heads[0] if heads else None
     workers = _of_type(pods, names.WORKER)
     desired = sum(group.desired_replicas * group.hosts for group in cluster.workers)
-    all_ready = not create_pending and len(heads) == 1 and len(workers) == desired
-    all_ready = all_ready and all(is_ready(pod) for pod in (*heads, *workers))
+    all_ready = not create_pending and len(heads) == wanted_heads and len(workers) == desired
+    # Of several heads one is ready, the one that leads; the others only have to run.
+    all_ready = all_ready and any(map(is_ready, heads)) and all(map(is_running, heads))
+    all_ready = all_ready and all(map(is_ready, workers))
     ray_pods = [pod for pod in observed.pods if names.node_type(pod) in (names.HEAD, names.WORKER)]
     status: Raw = {
         "state": "",
@@ -54,6 +67,7 @@ def cluster_status(
     }
     conditions = _Conditions(old.get("conditions") or (), timestamp(now))
     _head_condition(conditions, head)
+    _standby_condition(conditions, heads, wanted_heads - 1)
     _provisioned(conditions, all_ready=all_ready)
     suspended = _suspension(conditions, bool(cluster.spec.suspend), bool(ray_pods))
     status["state"] = (
@@ -80,7 +94,7 @@ def desired_resources(cluster: RayCluster) -> dict[str, str]:
         "desiredGPU": Fraction(0),
         "desiredTPU": Fraction(0),
     }
-    groups = [(cluster.head.template, 1)]
+    groups = [(cluster.head.template, fault_tolerance(cluster).heads)]
     groups += [(group.template, group.desired_replicas * group.hosts) for group in cluster.workers]
     for template, count in groups:
         for container in template["spec"]["containers"]:
@@ -98,6 +112,12 @@ def _field_of(resource: str) -> str | None:
     if is_gpu(resource):
         return "desiredGPU"
     return {"cpu": "desiredCPU", "memory": "desiredMemory", "google.com/tpu": "desiredTPU"}.get(resource)
+
+
+def _leads_most(head: Raw, named: str) -> tuple[bool, bool, tuple[str, str]]:
+    """Sorts the head that leads first; while none does, the one that status named last, for the others
+    have not led yet."""
+    return (not is_ready(head), head["metadata"]["name"] != named, age_key(head))
 
 
 def _of_type(pods: list[Raw], node_type: str) -> list[Raw]:
@@ -150,6 +170,10 @@ class _Conditions:
             "lastTransitionTime": moment,
         }
 
+    def drop(self, kind: str) -> None:
+        """Forget a condition that no longer applies."""
+        self._found.pop(kind, None)
+
     def is_true(self, kind: str) -> bool:
         return self._found.get(kind, {}).get("status") == "True"
 
@@ -172,6 +196,29 @@ def _head_condition(conditions: _Conditions, head: Raw | None) -> None:
     if reason in ("", "ContainersNotReady"):
         reason, message = _container_reason(head) or (reason or "Unknown", message)
     conditions.set("HeadPodReady", "False", reason, message)
+
+
+def _standby_condition(conditions: _Conditions, heads: Sequence[Raw], wanted: int) -> None:
+    """Whether enough heads run beside the one that leads (``heads`` starts with it). How warm they are is
+    known to their agents only."""
+    kind = "StandbyHeadReady"
+    if wanted <= 0:
+        conditions.drop(kind)
+        return
+    if not heads or not is_ready(heads[0]):
+        conditions.set(kind, "False", "NoLeader", "No head leads yet, so none stands by behind it")
+        return
+    standbys = heads[1:]
+    running = sum(map(is_running, standbys))
+    if running >= wanted:
+        conditions.set(kind, "True", "StandbyHeadRunning", f"{running} of {wanted} standby heads run")
+    elif len(standbys) < wanted:
+        text = f"{len(standbys)} of {wanted} standby head Pods are there"
+        conditions.set(kind, "False", "StandbyHeadMissing", text)
+    else:
+        idle = next(pod for pod in standbys if not is_running(pod))
+        reason, message = _container_reason(idle) or ("StandbyHeadNotRunning", f"Pod is {phase(idle)}")
+        conditions.set(kind, "False", reason, f"{idle['metadata']['name']}: {message or reason}")
 
 
 def _container_reason(pod: Raw) -> tuple[str, str] | None:

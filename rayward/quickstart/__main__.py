@@ -16,7 +16,7 @@ from rayward.errors import RaywardError
 from rayward.local import cluster as local
 from rayward.local import state
 from rayward.local.cluster import LocalCluster
-from rayward.quickstart import outcome, story
+from rayward.quickstart import ha, outcome, story
 from rayward.quickstart.command import rayward, show
 from rayward.quickstart.steps import Check, StepResult, all_held, result_rows
 from rayward.quickstart.story import Scene
@@ -31,11 +31,13 @@ _STEPS: tuple[Step, ...] = (
     ("kill the GCS", "7", story.kill_the_gcs),
     ("use it again", "8", story.use_it_again),
     ("delete it", "9", story.remove_it),
+    ("lose a head's host", "", ha.lose_a_head_host),
 )
+_OWN = "beyond the guide"
 
 
 @click.command(epilog="example: python -m rayward.quickstart --out /tmp/quickstart")
-@click.option("--keep", is_flag=True, help="Leave the cluster up (leaves the last step out).")
+@click.option("--keep", is_flag=True, help="Leave the cluster up (leaves the last two steps out).")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -53,9 +55,10 @@ def quickstart(keep: bool, out: Path) -> None:
     show("rayward: KubeRay's guide to GCS fault tolerance, on this machine")
     if mode == "host":
         show(f"  on the host's network, without namespaces: {reason}")
-    scene = Scene(NAME, out.absolute())
-    _remove_earlier(scene)
-    steps = _STEPS[:-1] if keep else _STEPS
+    scene = Scene(NAME, out.absolute(), mode=mode)
+    for name in (NAME, ha.NAME):
+        _remove_earlier(name)
+    steps = _STEPS[:-2] if keep else _STEPS
     started = time.monotonic()
     done: list[StepResult] = []
     try:
@@ -65,17 +68,18 @@ def quickstart(keep: bool, out: Path) -> None:
                 break
     finally:
         if not keep or sys.exc_info()[0] is not None:
-            _take_down(scene)
+            for name in (NAME, ha.NAME):
+                _take_down(name)
     seconds = time.monotonic() - started
     held = all_held(done, len(steps))
-    outcome.write(out, done, held, seconds, mode, scene.drill)
+    outcome.write(out, done, held, seconds, mode, (scene.drill, scene.host_loss))
     _tell(out, done, held, seconds, scene, keep)
     sys.exit(0 if held else 1)
 
 
 def _play(number: int, step: Step, scene: Scene) -> StepResult:
     title, guide, act = step
-    show(f"\n{number}. {title} (step {guide} of the guide)")
+    show(f"\n{number}. {title} ({f'step {guide} of the guide' if guide else _OWN})")
     started = time.monotonic()
     try:
         checks = act(scene)
@@ -87,17 +91,17 @@ def _play(number: int, step: Step, scene: Scene) -> StepResult:
     return result
 
 
-def _remove_earlier(scene: Scene) -> None:
-    if scene.cluster in (folder.name for folder in state.clusters()):
-        show(f"  cluster {scene.cluster} is left from an earlier run: taking it down first")
-        rayward("down", scene.cluster, quiet=True)
+def _remove_earlier(name: str) -> None:
+    if name in (folder.name for folder in state.clusters()):
+        show(f"  cluster {name} is left from an earlier run: taking it down first")
+        rayward("down", name, quiet=True)
 
 
-def _take_down(scene: Scene) -> None:
+def _take_down(name: str) -> None:
     """Remove the cluster if it is still there: a step failed, or the run was interrupted."""
-    cluster = LocalCluster(state.cluster(scene.cluster))
+    cluster = LocalCluster(state.cluster(name))
     if cluster.folder.exists:
-        show(f"\ntaking cluster {scene.cluster} down")
+        show(f"\ntaking cluster {name} down")
         with contextlib.suppress(RaywardError):
             cluster.down(timeout=30)
 
@@ -111,6 +115,9 @@ def _tell(out: Path, done: list[StepResult], held: bool, seconds: float, scene: 
             f"\nAfter the GCS was killed the first new actor answered in {new_actor:.2f} s. "
             f"Stock Ray's head notices a `pkill` after {story.STOCK_SECONDS:.0f} s, and then starts again."
         )
+    lost = (scene.host_loss.get("figures", {}).get("new_actor_s") or {}).get("p50")
+    if lost is not None:
+        show(f"After the leading head's host was lost the first new actor answered in {lost:.2f} s.")
     show(f"\n{'every step held' if held else 'NOT every step held'}, {seconds:.0f} s")
     show(f"report: {out / 'report.html'}  result: {out / 'result.json'}")
     if keep:

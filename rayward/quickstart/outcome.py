@@ -15,9 +15,15 @@ from rayward.quickstart.story import STOCK_SECONDS
 
 
 def write(
-    out: Path, steps: Sequence[StepResult], held: bool, seconds: float, mode: str, drill: Mapping[str, Any]
+    out: Path,
+    steps: Sequence[StepResult],
+    held: bool,
+    seconds: float,
+    mode: str,
+    drills: tuple[Mapping[str, Any], Mapping[str, Any]],
 ) -> None:
-    """Write both files into ``out``; ``drill`` is the result of the drill in step 4, empty without one."""
+    """Write both files into ``out``; ``drills`` are the results of gcs-kill and host-loss, empty without one."""
+    drill, host_loss = drills
     result = {
         "ok": held,
         "seconds": seconds,
@@ -26,6 +32,8 @@ def write(
         "new_actor_s": drill.get("figures", {}).get("new_actor_s", {}).get("p50"),
         "stock_gives_up_after_s": STOCK_SECONDS,
         "drill": dict(drill),
+        "host_loss": dict(host_loss),
+        "host_loss_new_actor_s": (host_loss.get("figures", {}).get("new_actor_s") or {}).get("p50"),
         "machine": drill.get("machine") or {**host_facts(), "mode": mode},
     }
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -36,7 +36,7 @@ def manifest_path() -> Path:
 
 @dataclass
 class Scene:
-    """What one step leaves for the next: names of Pods, traces to look for, the drill's result."""
+    """What one step leaves for the next: names of Pods, traces to look for, the drills' results."""
 
     cluster: str
     out: Path
@@ -46,6 +46,8 @@ class Scene:
     uid: str = ""
     before: dict[str, int] = field(default_factory=dict)
     drill: dict[str, Any] = field(default_factory=dict)
+    host_loss: dict[str, Any] = field(default_factory=dict)
+    mode: str = "namespaces"
     traces: Traces | None = None
 
     def local(self) -> LocalCluster:

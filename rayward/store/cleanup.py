@@ -11,13 +11,13 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rayward.errors import RaywardError
 from rayward.store import schema
-from rayward.store.address import RedisAddress, parse_redis_address
-from rayward.store.connection import TlsFiles, classify_redis_error, connect
+from rayward.store.connection import connect
+from rayward.store.upstream import StoreAwayError, StoreSettings, fault_of, primary_address
 
 if TYPE_CHECKING:
     import redis
@@ -101,8 +101,8 @@ def main_from_environment(environ: Mapping[str, str], argv: Sequence[str]) -> in
     """What the clean-up Job runs: 0 when the namespace is empty at the end, else 1 and one clear line.
 
     Reads the variables of a head container (``RAY_REDIS_ADDRESS``, ``RAY_external_storage_namespace``,
-    ``REDIS_USERNAME``, ``REDIS_PASSWORD``). A fault that may pass is retried for
-    ``RAYWARD_CLEANUP_TIMEOUT_S`` seconds (60).
+    ``REDIS_USERNAME``, ``REDIS_PASSWORD``...: see ``StoreSettings.from_environment``). A fault that may pass
+    is retried for ``RAYWARD_CLEANUP_TIMEOUT_S`` seconds (60).
     """
     parser = argparse.ArgumentParser(prog="store-cleanup", description="Remove a cluster's keys from Redis.")
     parser.add_argument("--namespace", default=environ.get("RAY_external_storage_namespace", ""))
@@ -111,30 +111,28 @@ def main_from_environment(environ: Mapping[str, str], argv: Sequence[str]) -> in
     try:
         patience = _patience(environ)
         namespace = schema.check_namespace(arguments.namespace)
-        address = parse_redis_address(environ.get("RAY_REDIS_ADDRESS", ""))
-        _run(environ, address, namespace, dry_run=arguments.dry_run, patience=patience)
+        settings = replace(StoreSettings.from_environment(environ), namespace=namespace)
+        _run(settings, dry_run=arguments.dry_run, patience=patience)
     except RaywardError as error:
         print(f"clean-up failed: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
 
 
-def _run(
-    environ: Mapping[str, str], address: RedisAddress, namespace: str, *, dry_run: bool, patience: float
-) -> None:
-    username, password = environ.get("REDIS_USERNAME") or None, environ.get("REDIS_PASSWORD") or None
-    _say(f"cleaning namespace {namespace} in Redis at {address.redacted()}")
+def _run(settings: StoreSettings, *, dry_run: bool, patience: float) -> None:
+    _say(f"cleaning namespace {settings.namespace} in Redis at {settings.address.redacted()}")
     give_up = time.monotonic() + patience
     last = ""
     while True:
-        client = connect(address, username, password, _ANSWER_TIMEOUT_S, TlsFiles.from_environment(environ))
+        client = None
         try:
-            report = cleanup(client, namespace, dry_run=dry_run, on_progress=_say_progress)
+            client = _client(settings)
+            report = cleanup(client, settings.namespace, dry_run=dry_run, on_progress=_say_progress)
             break
-        except RaywardError:
-            raise
         except Exception as error:
-            fault = classify_redis_error(error, address, (password,))
+            if isinstance(error, RaywardError) and not isinstance(error, StoreAwayError):
+                raise
+            fault = fault_of(error, settings)
             if not fault.transient or time.monotonic() >= give_up:
                 raise fault.as_error() from None
             if fault.sentence != last:
@@ -142,10 +140,19 @@ def _run(
                 last = fault.sentence
             time.sleep(_RETRY_PAUSE_S)
         finally:
-            client.close()
+            if client is not None:
+                client.close()
     for key in report.keys:
         _say(f"{'found' if dry_run else 'removed'} {key}")
     _say(f"{len(report.keys)} keys found, {report.deleted} removed in {report.seconds:.2f} s")
+
+
+def _client(settings: StoreSettings) -> redis.Redis:
+    username, password = settings.credentials()
+    address = settings.address
+    if address.primary:
+        address = primary_address(settings, _ANSWER_TIMEOUT_S)
+    return connect(address, username, password, _ANSWER_TIMEOUT_S, settings.tls)
 
 
 def _patience(environ: Mapping[str, str]) -> float:
@@ -182,8 +189,14 @@ def is_legacy_hash(client: redis.Redis, namespace: str) -> bool:
     """Whether the key named like the namespace is Ray's old hash and not a hash of somebody else."""
     key = schema.legacy_key(namespace)
     reader: Any = client
-    if _text(reader.type(key)) != "hash":
-        return False
+    try:
+        if _text(reader.type(key)) != "hash":
+            return False
+    except Exception as error:  # redis-py's own class, which is not imported here
+        # The key's name is outside the rights that rayward asks for: this user cannot have written it.
+        if type(error).__name__ == "NoPermissionError":
+            return False
+        raise
     _, fields = reader.hscan(key, count=10)
     return bool(fields) and all(
         schema.split_legacy_field(_text(field), namespace) is not None for field in fields

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import rayward
+from rayward.local import linux
 
 ROOT = Path(rayward.__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "ray-cluster.external-redis.yaml"
@@ -105,6 +110,19 @@ class Commands:
         """Names of the clusters that are up."""
         folder = self.home / "clusters"
         return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def commands_for_a_while() -> Iterator[Commands]:
+    """Commands with an empty home; at the end every cluster in it is taken down."""
+    reason = linux.namespaces_available()
+    if reason is not None:
+        pytest.skip(f"no namespaces here: {reason}")
+    commands = Commands(Path(tempfile.mkdtemp(prefix="rwd-")))
+    try:
+        yield commands
+    finally:
+        commands("down", "--all", "--force")
+        shutil.rmtree(commands.home)
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -7,19 +7,35 @@ from pathlib import Path
 import pytest
 from drilled import EXAMPLE, LONELY, Commands, eventually
 
+from rayward.drill.faults import FAULTS
+
 
 def test_a_fault_that_there_is_not(rayward: Commands) -> None:
     code, said = rayward("drill", "run", "gcs-explode")
     assert code == 1
     assert "there is no fault 'gcs-explode'" in said
     assert "gcs-kill, gcs-term, gcs-freeze" in said
+    assert "back-to-back" in said
 
 
 def test_list_names_every_fault(rayward: Commands) -> None:
     code, said = rayward("drill", "list")
     assert code == 0
-    for name in ("gcs-kill", "gcs-term", "gcs-freeze"):
-        assert name in said
+    for fault in FAULTS:
+        assert f"  {fault.name} " in said
+        assert fault.stands_for in said
+
+
+def test_a_duration_for_a_fault_that_has_none(rayward: Commands) -> None:
+    code, said = rayward("drill", "run", "gcs-kill", "--seconds", "3")
+    assert code == 1
+    assert "gcs-kill has no duration" in said
+
+
+def test_a_control_is_no_fault_of_a_cluster_that_is_there(rayward: Commands) -> None:
+    code, said = rayward("drill", "suite", "--control", "ft-off", "--cluster", "mine")
+    assert code == 1
+    assert "cluster of its own" in said
 
 
 def test_a_cluster_that_is_not_up(rayward: Commands) -> None:

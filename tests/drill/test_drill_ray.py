@@ -56,6 +56,12 @@ def test_gcs_freeze_holds(on_redis: Commands, tmp_path: Path) -> None:
     assert run["gcs_dead_s"] <= run["gcs_ready_s"] <= run["new_actor_s"]
 
 
+def test_a_fault_that_the_cluster_cannot_take_is_refused_before_anything_breaks(on_redis: Commands) -> None:
+    code, said = on_redis("drill", "run", "switchover", "-n", "1", "--cluster", "drilled")
+    assert code == 1
+    assert "switchover needs a second head" in said
+
+
 def test_an_interrupted_drill_leaves_the_cluster_as_it_was(on_redis: Commands) -> None:
     child = on_redis.start("drill", "run", "gcs-kill", "-n", "50", "--pause", "30", "--cluster", "drilled")
     try:

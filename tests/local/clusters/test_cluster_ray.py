@@ -116,14 +116,12 @@ def test_a_killed_gcs_is_back_in_place(guide: CommandLine) -> None:
     assert "GcsRecovered" in described
 
 
-def test_a_deleted_head_pod_comes_back_at_its_address_and_the_worker_stays(guide: CommandLine) -> None:
+def test_a_deleted_head_pod_is_replaced_while_it_ends_and_the_worker_stays(guide: CommandLine) -> None:
     old, value = head(guide), increment(guide)
-    address = get(guide, "pod", old)["status"]["podIP"]
     kept = worker(guide)
     guide("delete", "pod", old)
     eventually(lambda: (heads := guide.pods("ray.io/node-type=head")) and heads[0] != old, timeout=30)
     eventually(lambda: json.loads(guide.out("status", "--json"))[0]["state"] == "ready", timeout=60)
-    assert get(guide, "pod", head(guide))["status"]["podIP"] == address
     assert increment(guide) == value + 1
     assert worker(guide) == kept
     assert restarts(guide)[kept] == 0

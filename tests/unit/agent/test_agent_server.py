@@ -19,7 +19,7 @@ from rayward.agent.config import AgentConfig
 from rayward.agent.decide import Kind, Phase
 from rayward.agent.events import EventLog
 from rayward.agent.server import Views, serve
-from rayward.agent.supervisor import Snapshot
+from rayward.agent.snapshot import Snapshot
 from rayward.agent.timing import Timing
 from rayward.errors import RaywardError
 

@@ -38,6 +38,35 @@ def test_empty_options_mean_redis_with_the_uid_as_namespace(raw: Raw) -> None:
     assert answer.storage_namespace == "uid-1"
 
 
+@pytest.mark.parametrize(
+    ("field", "annotation", "heads"),
+    [
+        (None, None, 1),
+        (False, None, 1),
+        (True, None, 2),
+        (None, "0", 1),
+        (None, "1", 2),
+        (None, " 2 ", 3),
+        (True, "2", 3),
+        (None, "yes", 1),
+        (None, "999", 3),
+    ],
+)
+@pytest.mark.parametrize("asked_by", ["options", "annotation"])
+def test_how_many_heads(
+    raw: Raw, field: bool | None, annotation: str | None, heads: int, asked_by: str
+) -> None:
+    if asked_by == "options":
+        raw["spec"]["gcsFaultToleranceOptions"] = {"enableActivePassiveHead": field}
+    else:
+        raw["metadata"]["annotations"]["ray.io/ft-enabled"] = "true"
+    if annotation is not None:
+        raw["metadata"]["annotations"]["rayward.dev/standby-heads"] = annotation
+    elif asked_by == "annotation":
+        heads = 1
+    assert fault_tolerance(parse_ray_cluster(raw)).heads == heads
+
+
 def test_namespace_precedence_is_uid_annotation_option_and_env_beats_all_in_use(raw: Raw) -> None:
     raw["metadata"]["annotations"]["ray.io/ft-enabled"] = "true"
     assert fault_tolerance(parse_ray_cluster(raw)).storage_namespace == "uid-1"

@@ -66,6 +66,8 @@ EMPTY: Change = options
 V2 = {"enableInTreeAutoscaling": True, "autoscalerOptions": {"version": "v2"}}
 OPTIONS = "spec.gcsFaultToleranceOptions"
 HEAD_ENV = "spec.headGroupSpec.template.spec.containers[0].env"
+STANDBY = "rayward.dev/standby-heads"
+ANNOTATED_STANDBY = f"metadata.annotations['{STANDBY}']"
 
 REJECTED: list[tuple[str, Change, str]] = [
     (
@@ -117,6 +119,28 @@ REJECTED: list[tuple[str, Change, str]] = [
     ("17a", lambda r: options(r, storage={"size": "1Gi"}), f"{OPTIONS}.storage"),
     ("17b", lambda r: options(r, backend="redis", storage={}), f"{OPTIONS}.storage"),
     ("standby on rocksdb", rocks(enableActivePassiveHead=True), f"{OPTIONS}.enableActivePassiveHead"),
+    ("annotated standby on rocksdb", all_of(rocks(), lambda r: annotate(r, STANDBY, "1")), ANNOTATED_STANDBY),
+    ("standby without a store", lambda r: annotate(r, STANDBY, "1"), ANNOTATED_STANDBY),
+    ("standby count", all_of(EMPTY, lambda r: annotate(r, STANDBY, "3")), ANNOTATED_STANDBY),
+    ("standby word", all_of(EMPTY, lambda r: annotate(r, STANDBY, "yes")), ANNOTATED_STANDBY),
+    (
+        "standby asked for and not",
+        lambda r: (options(r, enableActivePassiveHead=True), annotate(r, STANDBY, "0")),
+        ANNOTATED_STANDBY,
+    ),
+    (
+        "standby without the agent",
+        lambda r: (options(r, enableActivePassiveHead=True), annotate(r, "rayward.dev/agent", "disabled")),
+        f"{OPTIONS}.enableActivePassiveHead",
+    ),
+    (
+        "standby with a ray start of one's own",
+        lambda r: (
+            options(r, enableActivePassiveHead=True),
+            container(r).update(command=["bash", "-c", "ray start --head --block"]),
+        ),
+        f"{OPTIONS}.enableActivePassiveHead",
+    ),
     (
         "two sources",
         lambda r: options(r, redisPassword={"value": "p", "valueFrom": {}}),
@@ -236,6 +260,9 @@ def test_16_a_volume_of_the_reserved_name(raw: Raw) -> None:
         rocks(storage={"claimName": "c", "subPath": "p", "deletionPolicy": "Retain"}),
         lambda r: options(r, backend="redis"),
         lambda r: options(r, redisAddress="redis://redis:6379", enableActivePassiveHead=True),
+        all_of(EMPTY, lambda r: annotate(r, STANDBY, "1")),
+        all_of(EMPTY, lambda r: annotate(r, STANDBY, "0")),
+        lambda r: (options(r, enableActivePassiveHead=True), annotate(r, STANDBY, "2")),
         all_of(
             lambda r: annotate(r, "ray.io/ft-enabled", "TRUE"),
             lambda r: container(r).update(env=env("RAY_REDIS_ADDRESS", "REDIS_PASSWORD")),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rayward.drill.record import Call, RunRecord, around, calls_of, failures, longest_gap, timeline
+from rayward.drill.record import Call, Change, RunRecord, around, calls_of, failures, longest_gap, timeline
 
 GOOD = RunRecord(
     run=1,
@@ -20,6 +20,9 @@ GOOD = RunRecord(
     tasks=20,
     gcs_restarts=1,
 )
+
+
+CHANGE = Change("a", 1, "b", 2)
 
 
 def test_a_run_without_damage_holds() -> None:
@@ -117,3 +120,54 @@ def test_timeline_merges_agents_and_drill_in_order() -> None:
     assert marks[1].at == pytest.approx(0.02)
     assert marks[1].says == "gcs_server (pid 7) died"
     assert marks[1].where == "head"
+
+
+@pytest.mark.parametrize(
+    ("fault", "damage", "word"),
+    [
+        ("gcs-kill", {"stale_writes": 2}, "2 writes accepted from an old epoch"),
+        ("gcs-kill", {"writes": 9, "writes_lost": 1}, "1 of 9 acknowledged writes lost"),
+        ("gcs-kill", {"problems": ("the thawed gcs_server still runs",)}, "thawed"),
+        ("redis-restart", {"gcs_restarts": 1}, "1 restarts of gcs_server, where 0 are allowed"),
+        ("redis-restart", {"gcs_restarts": 0, "failover": CHANGE}, "b took over, which this fault"),
+        ("host-loss", {"failover": None}, "no other head took over"),
+    ],
+)
+def test_expectations_are_the_faults_own(fault: str, damage: dict[str, object], word: str) -> None:
+    good = replace(GOOD, fault=fault, standbys=1, epochs=(1, 2), stale_writes=0)
+    good = replace(good, failover=CHANGE) if fault == "host-loss" else replace(good, gcs_restarts=0)
+    assert failures(good, 30) == []
+    found = failures(replace(good, **damage), 30)  # type: ignore[arg-type]
+    assert len(found) == 1
+    assert word in found[0]
+
+
+def test_a_failover_is_not_asked_of_a_cluster_with_one_head() -> None:
+    assert failures(replace(GOOD, fault="host-loss", head_pod_restarts=1, standbys=0), 30) == []
+    unknown = replace(GOOD, fault="host-loss", head_pod_restarts=1, standbys=1, epochs=())
+    assert failures(unknown, 30) == [], "without a lease nobody can say who led"
+
+
+def test_what_lets_nothing_through_is_waited_for_from_its_end() -> None:
+    late = replace(GOOD, fault="redis-restart", gcs_restarts=0, lasted_s=60.0, new_actor_s=61.0)
+    assert failures(late, 30) == []
+    assert failures(replace(late, new_actor_s=91.0), 30) == [
+        "the first new actor took 91.0 s, the limit is 90 s"
+    ]
+    assert failures(replace(late, fault="host-freeze"), 30), "another head must not wait for the thaw"
+
+
+def test_a_cold_start_may_take_longer() -> None:
+    slow = replace(GOOD, fault="both-heads-lost", standbys=1, new_actor_s=45.0, head_pod_restarts=2)
+    assert failures(slow, 30) == []
+    assert failures(replace(slow, new_actor_s=61.0), 30)
+    assert failures(replace(slow, fault="host-loss", standbys=0), 30) == [], "nobody stood by"
+    assert failures(replace(slow, fault="host-loss", failover=CHANGE), 30), "somebody stood by"
+
+
+def test_a_wiped_store_may_lose_state_but_no_worker() -> None:
+    wiped = replace(
+        GOOD, fault="redis-wiped", actors_lost=2, kv_entries_lost=20, calls_failed=3, writes_lost=5
+    )
+    assert failures(wiped, 30) == []
+    assert failures(replace(wiped, worker_restarts=1), 30) == ["1 restart of workers"]

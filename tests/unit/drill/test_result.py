@@ -23,6 +23,11 @@ FIGURES = {
     "gcs_restarts",
     "state_lost",
     "floor",
+    "stale_writes",
+    "failovers",
+    "writes",
+    "writes_lost",
+    "recovered_s",
 }
 
 
@@ -54,6 +59,11 @@ def outcome(*runs: RunRecord, asked: int | None = None, ended_early: str = "") -
         machine={"cpus": 2},
         ended_early=ended_early,
     )
+
+
+def figures_of(*runs: RunRecord) -> dict[str, object]:
+    found: dict[str, object] = result_json(outcome(*runs))["figures"]
+    return found
 
 
 def test_names_of_the_result_are_the_promised_ones() -> None:
@@ -109,6 +119,32 @@ def test_a_drill_stops_after_a_run_that_the_cluster_did_not_survive() -> None:
     assert stop_reason([run(1, calls_failed=3)], 30) == ""
     assert "run 2" in stop_reason([run(1), run(2, None)], 30)
     assert "driver ended" in stop_reason([run(1, errors=("the probe's driver ended",))], 30)
+
+
+def test_stale_writes_are_unknown_unless_somebody_counted() -> None:
+    assert figures_of(run(1), run(2))["stale_writes"] is None
+    assert figures_of(run(1), run(2, stale_writes=0))["stale_writes"] == 0
+    assert figures_of(run(1, stale_writes=2), run(2, stale_writes=1))["stale_writes"] == 3
+    assert result_json(outcome(run(1, stale_writes=2)))["ok"] is False
+
+
+def test_the_promise_for_the_median_is_told_apart_from_the_verdict() -> None:
+    slow = result_json(outcome(run(1, 2.5)))
+    assert slow["ok"] is True
+    assert slow["promise"] == {"new_actor_p50_s": 2.0, "reached_s": 2.5, "kept": False}
+    silent = replace(outcome(run(1, 2.5, standbys=1)), fault="host-freeze")
+    assert result_json(replace(silent, runs=(run(1, 2.5),)))["promise"] is None, "nobody stood by"
+    assert result_json(silent)["promise"]["kept"] is True
+    assert result_json(replace(silent, lease_ttl=0.1))["promise"]["kept"] is False
+    assert result_json(replace(silent, fault="redis-restart"))["promise"] is None
+
+
+def test_a_gcs_that_stayed_did_not_never_come_back() -> None:
+    stayed = result_json(outcome(run(1, gcs_ready_s=None, gcs_restarts=0)))
+    row = next(row for row in figures_table(stayed)[1] if row[0] == "GCS serves again")
+    assert row[1:4] == ["stayed", "stayed", "stayed"]
+    gone = result_json(outcome(run(1, gcs_ready_s=None, gcs_restarts=1)))
+    assert next(row for row in figures_table(gone)[1] if row[0] == "GCS serves again")[1] == "never"
 
 
 def test_durations_for_people() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import pytest
 from rayward.errors import RaywardError
 from rayward.local import linux, names
 from rayward.local.addresses import host_place, loopback_subnet, pick_address
+from rayward.local.hosts import AddressBook
+from rayward.local.intake import read_manifests, refuse_what_host_mode_cannot
+from rayward.local.lead import Lead, lead_of
 from rayward.local.progress import assess, pod_state
 from rayward.local.state import ClusterFolder, check_name, is_alive
+from rayward.local.wake import StatusWatch
 
 
 def test_addresses_start_after_the_hosts_and_fill_gaps() -> None:
@@ -75,9 +80,18 @@ def test_a_hosts_file_names_the_pod_and_every_service_with_an_endpoint() -> None
     text = names.hosts_file(
         "p", "10.90.0.5", [(SERVICE, ("10.90.0.2", "10.90.0.3")), (SERVICE, ())], "default"
     )
+    assert "10.90.0.3" not in text
     assert "10.90.0.5\tp\n" in text
     assert "10.90.0.2\tredis redis.default redis.default.svc redis.default.svc.cluster.local\n" in text
     assert text.count("redis.default.svc.cluster.local") == 1
+
+
+def test_a_headless_service_leads_to_all_of_its_endpoints() -> None:
+    headless = {"metadata": {"name": "agents"}, "spec": {"clusterIP": "None", "ports": []}}
+    text = names.hosts_file("p", "10.90.0.5", [(headless, ("10.90.0.2", "10.90.0.3"))], "default")
+    lines = [line.split() for line in text.splitlines() if "agents.default.svc" in line]
+    assert [line[0] for line in lines] == ["10.90.0.2", "10.90.0.3"]
+    assert all(line[1:] == list(names.service_names(headless, "default")) for line in lines)
 
 
 def test_substitutions_follow_target_ports_to_host_ports() -> None:
@@ -117,9 +131,9 @@ def test_a_crash_loop_shows_the_containers_last_words() -> None:
     crashing["status"]["containerStatuses"][0]["lastState"] = {
         "terminated": {"message": "no disk\n  try: buy one"}
     }
-    assert assess([crashing], [], []).stuck == "p: CrashLoopBackOff: no disk\n  try: buy one"
+    assert assess([crashing], [], [], {}).stuck == "p: CrashLoopBackOff: no disk\n  try: buy one"
     crashing["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"message": "a\nb\nc\nd\nlast"}}
-    assert assess([crashing], [], []).stuck == "p: CrashLoopBackOff: last"
+    assert assess([crashing], [], [], {}).stuck == "p: CrashLoopBackOff: last"
 
 
 @pytest.mark.parametrize(
@@ -134,9 +148,124 @@ def test_a_crash_loop_shows_the_containers_last_words() -> None:
 def test_ready_means_every_pod_and_every_ray_cluster(
     pods: list[dict[str, Any]], state: str, replicas: int, ready: bool
 ) -> None:
-    progress = assess(pods, [{"status": {"state": state}}], [{"spec": {"replicas": replicas}}])
+    progress = assess(pods, [{"status": {"state": state}}], [{"spec": {"replicas": replicas}}], {})
     assert progress.ready is ready
     assert progress.stuck == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "ready"),
+    [
+        (None, False),
+        ({"role": "standby", "state": "warm"}, True),
+        ({"role": "standby", "state": "starting"}, False),
+        ({"role": "leader", "state": "warm"}, False),
+    ],
+)
+def test_a_head_that_stands_by_warm_counts_as_ready(said: dict[str, Any] | None, ready: bool) -> None:
+    lead = lead_of({"lead": said})
+    progress = assess([pod(False)], [{"status": {"state": "ready"}}], [], {"p": lead} if lead else {})
+    assert progress.ready is ready
+    (state,) = progress.pods
+    assert (state.ready, state.status, state.role) == (0, "Running", said["role"] if said else "")
+    assert not assess([pod(False, phase="Pending")], [], [], {"p": lead} if lead else {}).ready
+
+
+def test_what_an_agent_says_of_leading() -> None:
+    said = {
+        "role": "leader",
+        "state": "serving",
+        "epoch": 7,
+        "member": "a",
+        "leader": "a",
+        "reason": "it leads",
+    }
+    lead = lead_of({"phase": "running", "lead": said})
+    assert lead == Lead("leader", "serving", 7, "a", "a", "it leads")
+    assert lead.leads
+    assert not lead.stands_by
+    for nothing in (None, {}, {"lead": None}, {"lead": {}}, {"lead": "leader"}):
+        assert lead_of(nothing) is None
+
+
+def head(name: str, index: str | None = None) -> dict[str, Any]:
+    """A head Pod as it is stored."""
+    labels = {"ray.io/node-type": "head", "ray.io/cluster": "c"}
+    if index is not None:
+        labels["rayward.dev/head-index"] = index
+    return {"kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": {"containers": []}}
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> tuple[ClusterFolder, AddressBook]:
+    folder = ClusterFolder(tmp_path / "c")
+    folder.create()
+    folder.set(subnet="10.90.3.0/24")
+    return folder, AddressBook(folder)
+
+
+def test_each_head_keeps_an_address_that_no_other_pod_gets(book: tuple[ClusterFolder, AddressBook]) -> None:
+    folder, addresses = book
+    pods = [head("h0", "0"), head("h1", "1"), {"kind": "Pod", "metadata": {"name": "w"}, "spec": {}}]
+    for item in pods:
+        folder.put(item)
+    assert [addresses.address(item) for item in pods] == ["10.90.3.2", "10.90.3.3", "10.90.3.4"]
+    folder.drop("Pod", "h1")
+    other = {"kind": "Pod", "metadata": {"name": "w2"}, "spec": {}}
+    folder.put(other)
+    assert addresses.address(other) == "10.90.3.5"
+    again = head("h1b", "1")
+    folder.put(again)
+    assert addresses.address(again) == "10.90.3.3"
+
+
+def test_a_head_whose_predecessor_still_lives_goes_elsewhere_and_the_next_one_home(
+    book: tuple[ClusterFolder, AddressBook],
+) -> None:
+    folder, addresses = book
+    old, new, newest = head("old"), head("new", "0"), head("newest", "0")
+    folder.put(old)
+    assert addresses.address(old) == "10.90.3.2"
+    folder.put(new)
+    assert addresses.address(new) == "10.90.3.3"
+    for gone in ("old", "new"):
+        folder.drop("Pod", gone)
+    folder.put(newest)
+    assert addresses.address(newest) == "10.90.3.2"
+
+
+def test_a_watch_wakes_for_a_new_status_and_nothing_else(tmp_path: Path) -> None:
+    watch, folder = StatusWatch(), tmp_path / "pod"
+    watch.add(folder)
+    folder.mkdir()
+    watch.add(folder)
+
+    def write(name: str) -> None:
+        (folder / "new").write_text("{}")
+        (folder / "new").rename(folder / name)
+
+    write("process.json")
+    assert not watch.wait(0)
+    write("status.json")
+    write("status.json")
+    assert watch.wait(10)
+    assert not watch.wait(0)
+    shutil.rmtree(folder)
+    watch.wait(0)
+    folder.mkdir()
+    watch.add(folder)
+    write("status.json")
+    assert watch.wait(10)
+
+
+def test_several_heads_are_refused_where_pods_share_the_hosts_network() -> None:
+    path = Path(__file__).resolve().parents[3] / "examples" / "ray-cluster.ha.yaml"
+    _, manifests = read_manifests(path, None)
+    with pytest.raises(RaywardError, match="2 heads need a network of their own each"):
+        refuse_what_host_mode_cannot(manifests)
+    cluster = next(item for item in manifests if item["kind"] == "RayCluster")
+    cluster["spec"]["gcsFaultToleranceOptions"]["enableActivePassiveHead"] = False
+    refuse_what_host_mode_cannot(manifests)
 
 
 @pytest.mark.parametrize("name", ["A", "a_b", "-a", "a" * 54, "", "a/b", ".."])

@@ -19,7 +19,9 @@ EXPECTED = {
     "ray-cluster.external-redis.yaml": (Backend.REDIS, 1),
     "ray-cluster.deprecate-gcs-ft.yaml": (Backend.REDIS, 1),
     "ray-cluster.rocksdb.yaml": (Backend.ROCKSDB, 2),
+    "ray-cluster.ha.yaml": (Backend.REDIS, 3),
 }
+HEADS = {"ray-cluster.ha.yaml": 2}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -32,13 +34,14 @@ def test_example(path: Path) -> None:
         if path.name in EXPECTED:
             backend, workers = EXPECTED[path.name]
             assert fault_tolerance(cluster).backend is backend
+            assert fault_tolerance(cluster).heads == HEADS.get(path.name, 1)
             assert sum(group.desired_replicas for group in cluster.workers) == workers
         assert " --num-cpus=0 " in str(head_pod(cluster, Settings())["spec"])
         pod = worker_pod(cluster, cluster.workers[0], Settings(), replica_index=0)
         assert " --num-cpus=1 " in str(pod["spec"])
 
 
-def test_the_three_documented_examples_are_there() -> None:
+def test_the_documented_examples_are_there() -> None:
     assert EXPECTED.keys() <= {path.name for path in EXAMPLES}
 
 

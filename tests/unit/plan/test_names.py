@@ -21,6 +21,21 @@ def test_pod_prefixes_are_cut_at_fifty_and_lower_case() -> None:
     assert names.worker_generate_name("c" * 53, "g") == "c" * 50 + "-worker-"
 
 
+@pytest.mark.parametrize(
+    ("cluster", "name"),
+    [
+        ("demo", "demo-head-agents"),
+        ("a" * 53, "a" * 51 + "-head-agents"),
+        ("abc" + "d" * 50, "c" + "d" * 50 + "-head-agents"),
+        ("ab-" + "d" * 50, "r" + "d" * 50 + "-head-agents"),
+        ("ab7" + "d" * 50, "r" + "d" * 50 + "-head-agents"),
+    ],
+)
+def test_the_service_of_the_heads_agents_fits_and_starts_with_a_letter(cluster: str, name: str) -> None:
+    assert names.head_agents_service_name(cluster) == name
+    assert len(name) <= 63
+
+
 def test_the_cleanup_job_of_the_longest_name_fits() -> None:
     name = names.cleanup_job_name("a" * 53)
     assert len(name) == 63

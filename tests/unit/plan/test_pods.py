@@ -95,7 +95,109 @@ def test_values_of_the_guide(parsed: Parsed, settings: Settings) -> None:
     assert of_worker["KUBERAY_GEN_RAY_START_CMD"] == WORKER_START
     assert of_worker["RAY_gcs_rpc_server_reconnect_timeout_s"] == "600"
     assert (of_worker["FQ_RAY_IP"], of_worker["RAY_IP"]) == (HEAD_NAME, "raycluster-external-redis-head-svc")
-    assert of_worker["RAY_ADDRESS"] == f"{HEAD_NAME}:6379"
+    assert of_worker["RAY_ADDRESS"] == "127.0.0.1:6379"
+
+
+AGENTS = "raycluster-external-redis-head-agents.default.svc.cluster.local:8008"
+
+
+@pytest.mark.parametrize("build", [head, worker])
+@pytest.mark.parametrize("options", [{"redisAddress": "redis:6379"}, {"backend": "rocksdb"}])
+def test_with_a_store_every_agent_knows_its_cluster_and_whom_to_ask_who_leads(
+    raw: Raw, parsed: Parsed, settings: Settings, build: Callable[..., Raw], options: Raw
+) -> None:
+    raw["spec"]["gcsFaultToleranceOptions"] = options
+    found = env(build(parsed, settings))
+    assert found["RAYWARD_CLUSTER"] == "raycluster-external-redis"
+    assert found["RAYWARD_CLUSTER_UID"] == "66a4e2af"
+    assert found["RAYWARD_POD"] == {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}
+    assert found["RAYWARD_HEADS"] == AGENTS
+
+
+def test_workers_reach_the_gcs_through_their_own_forwarder(
+    raw: Raw, parsed: Parsed, settings: Settings
+) -> None:
+    raw["spec"]["headGroupSpec"]["rayStartParams"]["port"] = "7000"
+    found = env(worker(parsed, settings))
+    assert (found["RAYWARD_FORWARD"], found["RAY_ADDRESS"]) == ("on", "127.0.0.1:7000")
+    assert f"--address={HEAD_NAME}:7000 " in found["KUBERAY_GEN_RAY_START_CMD"]
+    assert "RAYWARD_FORWARD" not in env(head(parsed, settings))
+
+
+@pytest.mark.parametrize("why", ["switched off", "the head starts Ray itself", "the worker does"])
+def test_without_a_forwarder_workers_go_to_the_head_service(raw: Raw, parsed: Parsed, why: str) -> None:
+    groups = {
+        "the head starts Ray itself": raw["spec"]["headGroupSpec"],
+        "the worker does": raw["spec"]["workerGroupSpecs"][0],
+    }
+    if why in groups:
+        groups[why]["template"]["spec"]["containers"][0]["command"] = ["ray start --block"]
+    found = env(worker(parsed, Settings(forward=why != "switched off")))
+    assert found["RAY_ADDRESS"] == f"{HEAD_NAME}:6379"
+    assert found.get("RAYWARD_FORWARD") == (None if why == "the worker does" else "off")
+
+
+@pytest.mark.parametrize("build", [head, worker])
+def test_without_a_store_no_agent_asks_who_leads(
+    raw: Raw, parsed: Parsed, settings: Settings, build: Callable[..., Raw]
+) -> None:
+    del raw["spec"]["gcsFaultToleranceOptions"]
+    found = env(build(parsed, settings))
+    assert not {"RAYWARD_CLUSTER_UID", "RAYWARD_HEADS", "RAYWARD_FORWARD"} & found.keys()
+    assert {"RAYWARD_CLUSTER", "RAYWARD_POD", "RAYWARD_AGENT_PORT"} <= found.keys()
+    assert found["RAY_ADDRESS"] == ("127.0.0.1:6379" if build is head else f"{HEAD_NAME}:6379")
+
+
+OWN = {
+    "RAYWARD_CLUSTER": "c",
+    "RAYWARD_CLUSTER_UID": "u",
+    "RAYWARD_POD": "p",
+    "RAYWARD_HEADS": "h:1",
+    "RAYWARD_FORWARD": "off",
+    "RAYWARD_LEASE_TTL": "9",
+    "RAY_ADDRESS": "elsewhere:1",
+}
+
+
+@pytest.mark.parametrize("build", [head, worker])
+def test_what_the_template_says_to_the_agent_counts(
+    raw: Raw, parsed: Parsed, settings: Settings, build: Callable[..., Raw]
+) -> None:
+    for group in (raw["spec"]["headGroupSpec"], raw["spec"]["workerGroupSpecs"][0]):
+        group["template"]["spec"]["containers"][0]["env"] = [{"name": k, "value": v} for k, v in OWN.items()]
+    pod = build(parsed, settings)
+    names = [item["name"] for item in ray(pod)["env"]]
+    assert {name: names.count(name) for name in OWN} == dict.fromkeys(OWN, 1)
+    assert {name: value for name, value in env(pod).items() if name in OWN} == OWN
+
+
+def test_heads_of_one_template_are_numbered_and_kept_apart(
+    raw: Raw, parsed: Parsed, settings: Settings
+) -> None:
+    own = {
+        "nodeAffinity": {"x": 1},
+        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []},
+    }
+    raw["spec"]["headGroupSpec"]["template"]["spec"]["affinity"] = own
+    raw["spec"]["gcsFaultToleranceOptions"]["enableActivePassiveHead"] = True
+    first, second = (head_pod(parsed(), settings, index=index) for index in (0, 1))
+    assert [pod["metadata"]["labels"].pop("rayward.dev/head-index") for pod in (first, second)] == ["0", "1"]
+    assert first == second
+    affinity = first["spec"]["affinity"]
+    (term,) = affinity["podAntiAffinity"].pop("preferredDuringSchedulingIgnoredDuringExecution")
+    assert affinity == own
+    assert term["podAffinityTerm"] == {
+        "labelSelector": {
+            "matchLabels": {"ray.io/cluster": "raycluster-external-redis", "ray.io/node-type": "head"}
+        },
+        "topologyKey": "kubernetes.io/hostname",
+    }
+
+
+def test_a_head_alone_has_no_number_and_no_affinity(parsed: Parsed, settings: Settings) -> None:
+    pod = head(parsed, settings)
+    assert "rayward.dev/head-index" not in pod["metadata"]["labels"]
+    assert "affinity" not in pod["spec"]
 
 
 def test_only_workers_get_the_long_timeout_and_none_gets_redis_secrets(

@@ -12,7 +12,7 @@ from rayward.plan.outcome import Observed, Plan
 from rayward.plan.pod_state import timestamp
 from rayward.plan.pods import head_pod, worker_pod
 from rayward.plan.reconcile import reconcile
-from rayward.plan.services import head_service
+from rayward.plan.services import head_agents_service, head_service
 from rayward.plan.settings import Settings
 
 Raw = dict[str, Any]
@@ -43,10 +43,10 @@ class World:
         return self.born(pod, name, **how)
 
     def run(self, now: float = NOW, settings: Settings = S) -> Plan:
-        service = head_service(self.parsed(), S)
-        return reconcile(
-            self.raw, Observed(tuple(self.pods), (service,), (), tuple(self.pvcs)), settings, now
-        )
+        cluster = self.parsed()
+        found = (head_service(cluster, S), head_agents_service(cluster, S))
+        services = tuple(service for service in found if service is not None)
+        return reconcile(self.raw, Observed(tuple(self.pods), services, (), tuple(self.pvcs)), settings, now)
 
 
 def created(plan: Plan) -> list[str]:
@@ -57,6 +57,7 @@ def deleted(plan: Plan) -> list[str]:
     return [found.name for found in plan.delete]
 
 
+SERVICES = ["raycluster-external-redis-head-svc", "raycluster-external-redis-head-agents"]
 HEAD, WORKER = "raycluster-external-redis-head-", "raycluster-external-redis-small-group-worker-"
 
 
@@ -81,13 +82,15 @@ def test_a_finalizer_nobody_needs_goes(raw: Raw, why: str) -> None:
 
 def test_everything_that_is_missing_is_created_in_one_pass(raw: Raw) -> None:
     plan = reconcile(raw, Observed(), S, NOW)
-    assert created(plan) == ["raycluster-external-redis-head-svc", HEAD, WORKER]
-    assert [event.reason for event in plan.events] == ["CreatedService", "CreatedHeadPod", "CreatedWorkerPod"]
+    assert created(plan) == [*SERVICES, HEAD, WORKER]
+    reasons = ["CreatedService", "CreatedService", "CreatedHeadPod", "CreatedWorkerPod"]
+    assert [event.reason for event in plan.events] == reasons
 
 
 def test_a_cluster_as_it_should_be_is_left_alone(world: World) -> None:
     plan = world.run()
     assert (plan.create, plan.delete, plan.events, plan.finalizers) == ((), (), (), None)
+    assert plan.update == ()
     assert plan.status["state"] == "ready"
 
 
@@ -124,17 +127,31 @@ def test_a_terminating_head_without_a_store_is_replaced_at_once_and_its_workers_
     assert plan.status["state"] == ""
 
 
-@pytest.mark.parametrize("options", [{"backend": "rocksdb"}, {"redisAddress": "redis:6379"}])
+@pytest.mark.parametrize("why", ["rocksdb", "no agent", "fence off", "older rayward"])
 @pytest.mark.parametrize(
     ("state", "after", "replaced"), [("running", 0, False), ("terminated", 0, True), ("running", 31, True)]
 )
-def test_a_head_with_a_store_is_replaced_when_its_gcs_can_write_no_more(
-    world: World, options: dict[str, str], state: str, after: float, replaced: bool
+def test_a_head_without_a_fence_is_replaced_when_its_gcs_can_write_no_more(
+    world: World, why: str, state: str, after: float, replaced: bool
 ) -> None:
-    world.raw["spec"]["gcsFaultToleranceOptions"] = options
+    if why == "rocksdb":
+        world.raw["spec"]["gcsFaultToleranceOptions"] = {"backend": "rocksdb"}
+    if why == "no agent":
+        world.raw["metadata"]["annotations"]["rayward.dev/agent"] = "disabled"
+    world.pods[0] = world.head("head-a")
+    env = world.pods[0]["spec"]["containers"][0]["env"]
+    if why == "fence off":
+        env.append({"name": "RAYWARD_FENCE", "value": "off"})
+    if why == "older rayward":
+        env[:] = [item for item in env if item["name"] != "RAYWARD_HEADS"]
     world.pods[0]["metadata"]["deletionTimestamp"] = timestamp(NOW)
     world.pods[0]["status"]["containerStatuses"][0]["state"] = {state: {}}
     assert (HEAD in created(world.run(NOW + after))) == replaced
+
+
+def test_a_head_behind_the_fence_is_replaced_while_it_still_runs(world: World) -> None:
+    world.pods[0]["metadata"]["deletionTimestamp"] = timestamp(NOW)
+    assert HEAD in created(world.run())
 
 
 @pytest.mark.parametrize(
@@ -187,7 +204,7 @@ def test_workers_to_delete_hits_only_this_groups_pods(world: World) -> None:
 
 def test_a_cluster_with_a_step_left_is_not_ready(world: World) -> None:
     plan = reconcile(world.raw, Observed(tuple(world.pods)), S, NOW)
-    assert created(plan) == ["raycluster-external-redis-head-svc"]
+    assert created(plan) == SERVICES
     assert plan.status["state"] == ""
 
 

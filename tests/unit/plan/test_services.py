@@ -10,7 +10,7 @@ import pytest
 from rayward.api.raycluster import RayCluster
 from rayward.plan.cleanup import cleanup_job
 from rayward.plan.pvc import gcs_pvc
-from rayward.plan.services import head_service
+from rayward.plan.services import head_agents_service, head_service
 from rayward.plan.settings import Settings
 
 Raw = dict[str, Any]
@@ -64,6 +64,33 @@ def test_a_standby_hides_heads_that_are_not_ready(raw: Raw, parsed: Parsed, sett
     assert head_service(parsed(), settings)["spec"]["publishNotReadyAddresses"] is False
 
 
+def test_the_annotation_asks_for_a_standby_too(raw: Raw, parsed: Parsed, settings: Settings) -> None:
+    raw["metadata"]["annotations"]["rayward.dev/standby-heads"] = "1"
+    assert head_service(parsed(), settings)["spec"]["publishNotReadyAddresses"] is False
+
+
+def test_the_agents_of_all_heads_have_a_service(parsed: Parsed) -> None:
+    service = head_agents_service(parsed(), Settings(agent_port=9009))
+    assert service is not None
+    assert service["metadata"]["name"] == "raycluster-external-redis-head-agents"
+    assert service["metadata"]["ownerReferences"][0]["uid"] == "66a4e2af"
+    spec = service["spec"]
+    assert (spec["clusterIP"], spec["publishNotReadyAddresses"]) == ("None", True)
+    assert spec["selector"] == head_service(parsed(), Settings())["spec"]["selector"]
+    assert [(port["name"], port["port"], port["targetPort"]) for port in spec["ports"]] == [
+        ("agent", 9009, 9009)
+    ]
+
+
+@pytest.mark.parametrize("why", ["no store", "no agent"])
+def test_nobody_needs_that_service_without(raw: Raw, parsed: Parsed, settings: Settings, why: str) -> None:
+    if why == "no store":
+        del raw["spec"]["gcsFaultToleranceOptions"]
+    else:
+        raw["metadata"]["annotations"]["rayward.dev/agent"] = "disabled"
+    assert head_agents_service(parsed(), settings) is None
+
+
 def test_a_custom_service_keeps_its_own_and_gets_the_selector(
     raw: Raw, parsed: Parsed, settings: Settings
 ) -> None:
@@ -104,6 +131,7 @@ def test_claim(raw: Raw, parsed: Parsed) -> None:
 @pytest.mark.parametrize("agent", ["enabled", "disabled"])
 def test_cleanup_job(raw: Raw, parsed: Parsed, settings: Settings, agent: str) -> None:
     raw["metadata"]["annotations"]["rayward.dev/agent"] = agent
+    raw["spec"]["gcsFaultToleranceOptions"]["enableActivePassiveHead"] = agent == "enabled"
     template = raw["spec"]["headGroupSpec"]["template"]["spec"]
     template["containers"].append({"name": "sidecar", "image": "x"})
     template["nodeSelector"] = {"a": "b"}
@@ -117,6 +145,7 @@ def test_cleanup_job(raw: Raw, parsed: Parsed, settings: Settings, agent: str) -
     (container,) = spec["containers"]
     assert container["command"] == ["python3", "/opt/rayward/agent.zip", "store-cleanup"]
     assert not {"args", "livenessProbe", "readinessProbe"} & container.keys()
+    assert "rayward.dev/head-index" not in job["metadata"]["labels"]
     assert container["resources"]["limits"] == {"cpu": "200m", "memory": "256Mi"}
     env = {item["name"]: item for item in container["env"]}
     assert {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD", "RAY_external_storage_namespace"} <= env.keys()

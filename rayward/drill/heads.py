@@ -1,0 +1,145 @@
+"""Which head leads, in which epoch, and which stand by: as their agents say it and as the store has it.
+
+Asks from outside and believes nobody more than the store's own record of the lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from rayward.drill import census
+from rayward.drill.census import Identity
+from rayward.errors import RaywardError
+from rayward.local import store_access
+from rayward.local.cluster import LocalCluster
+from rayward.local.state import Manifest
+from rayward.store import schema
+from rayward.store.redis_source import RedisSource
+
+_ASK_LIMIT = 0.7
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """One head now. ``role`` is "leader", "standby" or "unknown" (no agent, or one that does not answer);
+    ``epoch`` that of the lease it holds, None where there is no lease; ``gcs`` its gcs_server."""
+
+    pod: Manifest
+    role: str
+    epoch: int | None
+    gcs: Identity | None
+    serving: bool
+    status: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The Pod's name, which is the member's name too."""
+        return str(self.pod["metadata"]["name"])
+
+    @property
+    def address(self) -> str:
+        """The Pod's address; empty as long as it has none."""
+        return str(self.pod["status"].get("podIP") or "")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The store's record of who leads. ``epochs`` are all that the store's history knows, oldest first."""
+
+    epoch: int
+    holder: str
+    epochs: tuple[int, ...] = ()
+
+
+def view_of(pod: Manifest, status: Mapping[str, Any] | None, gcs: Identity | None) -> HeadView:
+    """What a head's agent says (None: nothing) and what /proc shows, as one. Pure."""
+    found = status or {}
+    lead = found.get("lead") or {}
+    role = str(lead.get("role") or ("leader" if gcs is not None else "unknown"))
+    epoch = lead.get("epoch")
+    serving = bool((found.get("gcs") or {}).get("serving")) if status is not None else gcs is not None
+    return HeadView(pod, role, int(epoch) if epoch is not None else None, gcs, serving, found)
+
+
+def look(cluster: LocalCluster) -> list[HeadView]:
+    """All heads now; raises RaywardError when there is none."""
+    return [
+        view_of(pod, cluster.agent_status(pod, timeout=_ASK_LIMIT), census.find_process(pod, census.GCS))
+        for pod in census.head_pods(cluster)
+    ]
+
+
+def choose_leader(views: Sequence[HeadView]) -> HeadView | None:
+    """The head that leads: of those that say so and run a GCS the one with the newest epoch. Pure."""
+    leading = [view for view in views if view.role == "leader" and view.gcs is not None]
+    return max(leading, key=lambda view: view.epoch or 0) if leading else None
+
+
+def leader(cluster: LocalCluster) -> HeadView:
+    """The head that leads; raises RaywardError when none does."""
+    views = look(cluster)
+    found = choose_leader(views)
+    if found is None:
+        seen = ", ".join(f"{view.name} is {view.role}" for view in views)
+        raise RaywardError(
+            f"no head leads and runs a GCS: {seen}",
+            where=f"cluster {cluster.name}",
+            todo="wait until `rayward list` shows a leader; `rayward status` says what each waits for",
+        )
+    return found
+
+
+def standbys(views: Sequence[HeadView], lead: HeadView) -> list[HeadView]:
+    """The heads that stand by for ``lead``. Pure."""
+    return [view for view in views if view.name != lead.name and view.role == "standby"]
+
+
+def settled(views: Sequence[HeadView], wanted: int) -> bool:
+    """Whether exactly one head leads and serves and all others of ``wanted`` stand by. Pure."""
+    leading = [view for view in views if view.role == "leader" and view.gcs is not None and view.serving]
+    waiting = [view for view in views if view.role == "standby"]
+    return len(leading) == 1 and len(views) == wanted and len(leading) + len(waiting) == wanted
+
+
+@contextlib.contextmanager
+def redis_of(cluster: LocalCluster) -> Iterator[tuple[Redis, str]]:
+    """A client of the cluster's Redis and the namespace there; raises RaywardError where there is none."""
+    with store_access.open_source(cluster) as (source, namespace):
+        if not isinstance(source, RedisSource):
+            raise RaywardError("the cluster's store is no Redis", where=f"cluster {cluster.name}")
+        yield source.client, namespace
+
+
+def read_lease(cluster: LocalCluster) -> Lease | None:
+    """The lease as the store has it; None where there is none or the store cannot be asked now."""
+    try:
+        with redis_of(cluster) as (client, namespace):
+            record: dict[Any, Any] = client.hgetall(schema.own_key(namespace, "lease"))  # type: ignore[assignment]
+            listed: Any = client.lrange(schema.own_key(namespace, "history"), 0, -1)
+    except (RaywardError, RedisError, OSError, KeyError):
+        return None
+    return parse_lease(record, listed)
+
+
+def parse_lease(record: Mapping[Any, Any], listed: Sequence[Any]) -> Lease | None:
+    """The lease from its hash and the history's JSON lines, bytes or text; None when there is none. Pure."""
+    fields = {_text(key): _text(value) for key, value in record.items()}
+    if not fields.get("epoch"):
+        return None
+    epochs = set()
+    for line in listed:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            epochs.add(int(json.loads(_text(line))["epoch"]))
+    epochs.add(int(fields["epoch"]))
+    return Lease(int(fields["epoch"]), fields.get("holder", ""), tuple(sorted(epochs)))
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
