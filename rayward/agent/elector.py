@@ -359,6 +359,7 @@ class Elector:
             same_place=own and record.address == self.address,
             listed=self.settings.member in record.heads,
             for_us=record.successor == self.settings.member,
+            adopted=record.released and not record.instance,
         )
 
     # -- a standby's steps -------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ class GatewayView:
 
     ``store``: ``ok``, ``away``, ``refused`` or "" (nothing heard), for the reason ``fault``, since
     ``store_since`` (monotonic seconds). ``fenced_by``: the epoch that was found instead of ours (0: a lease
-    that was released), None when nobody has; ``lost``: ``empty`` or ``older`` when the store came back without
-    our lease, else "". Both are forgotten when the gateway is told to lead again.
+    that was released), None when nobody has; ``lost``: ``empty`` or ``older`` when the store came back
+    without our lease, else "". Both are forgotten when the gateway is told to lead again.
     """
 
     port: int = 0
@@ -105,7 +105,8 @@ class GatewayProcess:
     def start(self, limit: float = _START_LIMIT_S) -> int:
         """Start it and return its port once it listens, within ``limit`` seconds.
 
-        It gets the order that was given last: one that was restarted leads (or holds) as the one before. After the first start the port stays the same. Raises ``RaywardError``.
+        It gets the order that was given last: one that was restarted leads (or holds) as the one before.
+        After the first start the port stays the same. Raises ``RaywardError``.
         """
         if self.alive:
             return self._view.port

@@ -60,7 +60,7 @@ class RecordView:
     saw the record as it is now. ``ours``: held by this member's name. ``same_place``: its holder announced
     the address on which this very process listens now, so that holder cannot be alive. ``listed``: the
     record names this head among those that are asked when the store is away. ``for_us``: released in favour
-    of this very head."""
+    of this very head. ``adopted``: released by an operator's ``store adopt``, not by whoever held it."""
 
     holder: str
     epoch: int
@@ -71,6 +71,7 @@ class RecordView:
     same_place: bool = False
     listed: bool = False
     for_us: bool = False
+    adopted: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,8 @@ def _first_come(seen: LeadView, why: str, free_for: float, timing: LeaseTiming) 
 def _decide_released(seen: LeadView, record: RecordView, timing: LeaseTiming) -> LeadAction:
     if seen.promise_left > 0:
         return _wait(_promise_words(seen, record))
+    if record.adopted and record.unchanged_for < timing.ttl:
+        return _wait("the store was adopted: a GCS from before ends within one ttl")
     if record.for_us:
         return LeadAction(LeadStep.ACQUIRE, f"{record.holder} handed the lease over to this head")
     if record.successor:

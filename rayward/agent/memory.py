@@ -50,7 +50,7 @@ class Memory:
         try:
             with open(self._path, encoding="utf-8") as file:
                 found = json.load(file)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return Remembered()
         known = found if isinstance(found, dict) else {}
         incarnation, epoch = known.get("incarnation"), known.get("epoch")

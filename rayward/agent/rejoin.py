@@ -42,6 +42,7 @@ class RejoinWatch:
         self._leader_since = 0.0
         self._node, self._node_since = NodeState.UNKNOWN, time.monotonic()
         self._said = "not asked yet"
+        self._joined_on = ""
 
     @property
     def said(self) -> str:
@@ -68,6 +69,8 @@ class RejoinWatch:
             self._ask_gcs(leader, raylet[0])
         elif serves_for is None:
             self._note(NodeState.UNKNOWN)
+        if leader is not None and raylet is not None and self._starts_afresh(leader):
+            return
         seen = WorkerSeen(
             raylet_up_s=raylet[1] if raylet is not None else None,
             leader_serves_s=serves_for,
@@ -86,6 +89,20 @@ class RejoinWatch:
         if decision.action is Action.RECYCLE:
             self._note(NodeState.UNKNOWN)
             self._recycle(decision.reason)
+
+    def _starts_afresh(self, leader: HeadView) -> bool:
+        """Whether the cluster has begun anew on another store (`rayward store adopt`): its raylets are
+        strangers there, all of them, so that nobody waits for a slot."""
+        if not leader.serving or not leader.incarnation:
+            return False
+        if self._joined_on and leader.incarnation != self._joined_on and self._node is not NodeState.ALIVE:
+            self._joined_on = ""
+            self._said = "the store was adopted: the cluster has begun afresh"
+            self._recycle(self._said)
+            return True
+        if self._node is NodeState.ALIVE:
+            self._joined_on = leader.incarnation
+        return False
 
     def _serves_for(self, leader: HeadView | None) -> float | None:
         """For how long one and the same leader has been serving, as seen from here."""

@@ -82,7 +82,7 @@ class HeadViews:
             return 401, {"error": "this agent wants a token", "todo": "set RAYWARD_AGENT_TOKEN"}
         try:
             body = json.loads(raw or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
             return 400, {"error": "the body is not a JSON object"}

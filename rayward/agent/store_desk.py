@@ -289,7 +289,7 @@ class StoreDesk:
             at = before[1] if before is not None and before[0] == mark else now
             current[member] = (mark, at)
             if now - at < self._timing.forget_after * 6:
-                rows.append({"member": member, **entry, "seen_ago_s": round(now - at, 1)})
+                rows.append({**entry, "member": member, "seen_ago_s": round(now - at, 1)})
         self._seen_at = current
         return tuple(rows)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "RAYWARD_AGENT_TOKEN"
 _NO_AGENT_ANSWERS = 3
 _WATCH_EVERY_S = 1.0
+_PAUSE_SEEN_S = 5.0
 
 
 def target_options(function: kinds.Function) -> kinds.Function:
@@ -264,19 +265,34 @@ def _change(heads: Heads, path: str, to: str | None, timeout: float, seen: Membe
 @target_options
 def pause(heads: Heads) -> None:
     """Switch failover by itself off, for maintenance: the leader goes on, no other head takes over."""
-    _post_and_say(heads, "/pause", "paused: no head takes over by itself until `rayward resume`")
+    _set_paused(heads, "/pause", True)
 
 
 @click.command(epilog="example: rayward resume")
 @target_options
 def resume(heads: Heads) -> None:
     """Switch failover by itself on again."""
-    _post_and_say(heads, "/resume", "resumed: a standby takes over when the leader is gone")
+    _set_paused(heads, "/resume", False)
 
 
-def _post_and_say(heads: Heads, path: str, default: str) -> None:
+def _set_paused(heads: Heads, path: str, paused: bool) -> None:
+    """Ask for it, and wait until the heads act by it: they read it with their next look at the store."""
+    from rayward.plain.members import look  # noqa: PLC0415
+
     with told_when_lost(heads):
-        print(heads.post(path, {}).body.get("message") or default)
+        said = heads.post(path, {}).body.get("message") or path.strip("/")
+    deadline = time.monotonic() + _PAUSE_SEEN_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(RaywardError):
+            if look(heads).paused is paused:
+                print(said)
+                return
+        time.sleep(0.1)
+    raise RaywardError(
+        f"it was accepted ({said}), and the heads do not show it after {_PAUSE_SEEN_S:g} s",
+        where=heads.source,
+        todo="rayward list",
+    )
 
 
 @contextlib.contextmanager

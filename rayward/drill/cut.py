@@ -96,6 +96,10 @@ class Cut:
         """Let everything pass again; whether there was anything to take away. May be called at any time."""
         return in_namespace(self._namespace, self._remove)
 
+    def in_force(self) -> bool:
+        """Whether packets are dropped now."""
+        return in_namespace(self._namespace, _listed)
+
     def _apply(self, rules: Sequence[Rule]) -> None:
         with _filters() as filters:
             _drop_table(filters)
@@ -131,9 +135,17 @@ def _filters() -> Iterator[Any]:
         filters.close()
 
 
+def _listed() -> bool:
+    with _filters() as filters:
+        return _has_table(filters)
+
+
+def _has_table(filters: Any) -> bool:
+    return _TABLE in [table.get_attr("NFTA_TABLE_NAME") for table in filters.get_tables()]
+
+
 def _drop_table(filters: Any) -> bool:
-    names = [table.get_attr("NFTA_TABLE_NAME") for table in filters.get_tables()]
-    if _TABLE not in names:
+    if not _has_table(filters):
         return False
     filters.table("del", name=_TABLE)
     return True

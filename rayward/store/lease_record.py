@@ -168,7 +168,7 @@ def parse_json(text: str) -> Dict[str, Any]:
     """A JSON object; empty for anything else, since a member's own note must not stop the others."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -87,7 +87,9 @@ def check_owner(facts: StoreFacts, cluster: str, namespace: str, remembered: Rem
         return _unmarked(facts, namespace, remembered)
     if facts.incarnation.cluster != cluster:
         return _foreign(facts, facts.incarnation, namespace, remembered)
-    if remembered.incarnation and facts.incarnation.id != remembered.incarnation:
+    other = bool(remembered.incarnation) and facts.incarnation.id != remembered.incarnation
+    # A marker of this cluster above every epoch that is remembered was made by `store adopt` at another head.
+    if other and facts.epoch <= remembered.epoch:
         return Ownership(
             Owner.OLDER,
             f"the store of namespace {namespace!r} is another one than this head knew "

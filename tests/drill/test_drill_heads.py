@@ -5,15 +5,19 @@ Bounds on time are the drill's own limits, far from what is measured; no test pa
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from drilled import Commands, commands_for_a_while, read_result
+from drilled import Commands, commands_for_a_while, eventually, read_result
 
 from rayward.drill import manifests
+from rayward.drill.cut import Cut
+from rayward.local.network import NAMESPACE_FOLDER
 
 pytestmark = [pytest.mark.ray, pytest.mark.namespaces]
 
@@ -69,6 +73,22 @@ def test_a_gcs_outlives_its_redis(two_heads: Commands, tmp_path: Path) -> None:
 def test_a_head_that_loses_the_store_never_writes_beside_another(two_heads: Commands, tmp_path: Path) -> None:
     run = _drill(two_heads, tmp_path / "drill.json", "partition-store", "--seconds", "6")
     assert run["lasted_s"] >= 6
+
+
+def test_an_interrupted_drill_lets_packets_pass_again(two_heads: Commands) -> None:
+    cut = Cut(NAMESPACE_FOLDER / "rayward-drilled-ha")
+    words = ("drill", "run", "partition-standby", "--seconds", "60", "-n", "1", "--pause", "0")
+    child = two_heads.start(*words)
+    try:
+        eventually(cut.in_force, 60, lambda: "nothing was cut")
+        os.killpg(child.pid, signal.SIGINT)
+        said, _ = child.communicate(timeout=40)
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    assert child.returncode == 130, said
+    assert not cut.in_force()
 
 
 def test_without_the_fence_the_audit_shows_two_writers(rayward: Commands, tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def test_a_cut_is_silent_for_old_and_new_connections_and_heals(fabric: Fabric, p
     cut = Cut(fabric.path)
     with connected(one, other) as (near, far), connected(third, other) as (near3, far3):
         cut.apply(between([one.address], [other.address]))
+        assert cut.in_force()
         near.sendall(b"lost")  # no error: it vanishes
         far.sendall(b"lost too")
         assert _hears(far, 0.5) is None
@@ -130,6 +131,7 @@ def test_a_cut_is_silent_for_old_and_new_connections_and_heals(fabric: Fabric, p
         # TCP sends again what was lost: nothing was refused or reset.
         assert _hears(far, 10) == b"lost"
         assert _hears(near, 10) == b"lost too"
+        assert not cut.in_force()
     assert not cut.heal(), "nothing is left to heal"
 
 

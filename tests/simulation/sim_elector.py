@@ -337,7 +337,7 @@ class SimElector:
     def _acquired(self, answer: tuple[bool, Seen] | None, sent: float, heads: tuple[int, ...]) -> None:
         self.acquiring = False
         self.unsure = answer is None
-        forced, self.forced = self.forced, False
+        self.forced = False
         self.look_at = NEVER
         if answer is None or not answer[0]:
             self._rest(0.01)
@@ -360,7 +360,7 @@ class SimElector:
         self.lost_to, self.store_reset, self.hand_over_to = "", False, None
         self.written, self.standing = heads, GOOD
         self.says(f"leads with epoch {self.epoch}, lists {heads}")
-        self.sim.took_over(self.head, before_heads, forced)
+        self.sim.took_over(self.head, before_heads)
         node.supervise_soon()
         self._pause()
 

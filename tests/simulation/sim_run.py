@@ -180,23 +180,29 @@ class Simulation:
         self.faults.links_change()
 
     def adopt(self) -> None:
-        """An operator runs `rayward store adopt` at a head that finds the store empty or older."""
-        store, world = self.store, self.world
-        for elector in self.electors:
-            head = elector.head
-            reached = world.links[head][world.store] and world.links[world.store][head]
-            if not (elector.alive and store.up and reached) or world.frozen[3 * head]:
-                continue
-            if elector.standing in (StoreStanding.EMPTY, StoreStanding.OLDER) or elector.store_reset:
-                before = store.lease
-                if before is not None and before.state == HELD and before.holder != str(head):
-                    self.excused[int(before.holder)] = True  # deposed by hand
-                _, seen = store.adopt(head, max(elector.memory[1], elector.promised_epoch))
-                elector.memory = (seen.incarnation, elector.memory[1])
-                elector.lost_to = "the store was adopted" if elector.epoch else ""
-                elector.says("adopts the store")
-                elector.wake()
+        """An operator runs `rayward store adopt`: at the leader, or else at another head that finds the store
+        empty or older, once the lease that was lost would have run out."""
+        waited = self.world.now - self.store.lost_at > self.timing.ttl * 1.05
+        for elector in sorted(self.electors, key=lambda elector: not elector.epoch):
+            found = elector.standing in (StoreStanding.EMPTY, StoreStanding.OLDER) or elector.store_reset
+            if found and (elector.epoch or waited) and self._reaches_store(elector):
+                self._adopt_at(elector)
                 return
+
+    def _reaches_store(self, elector: SimElector) -> bool:
+        head, links, store = elector.head, self.world.links, self.world.store
+        reached = self.store.up and links[head][store] and links[store][head]
+        return elector.alive and reached and not self.world.frozen[3 * head]
+
+    def _adopt_at(self, elector: SimElector) -> None:
+        before = self.store.lease
+        if before is not None and before.state == HELD and before.holder != str(elector.head):
+            self.excused[int(before.holder)] = True  # deposed by hand
+        _, seen = self.store.adopt(elector.head, max(elector.memory[1], elector.promised_epoch))
+        elector.memory = (seen.incarnation, elector.memory[1])
+        elector.lost_to = "the store was adopted" if elector.epoch else ""
+        elector.says("adopts the store")
+        elector.wake()
 
     def roll_back(self) -> None:
         """The store forgets its newest seconds. A leader whose acquisition or renewal it forgot may find another
@@ -209,13 +215,17 @@ class Simulation:
 
     # what must hold
 
-    def took_over(self, head: int, listed: tuple[int, ...], forced: bool) -> None:
-        """Note who may be surprised: a leader that did not list its successor, or one deposed by hand."""
+    def took_over(self, head: int, listed: tuple[int, ...]) -> None:
+        """I3, at its earliest: nobody else's GCS may run when a head takes the lease. Notes who may be surprised:
+        a leader that did not list its successor, or one deposed by hand."""
         for other in self.electors:
-            if other.head != head and other.epoch:
-                if forced or (head not in listed and head not in other.written):
-                    self.excused[other.head] = True
-        self.check_leaders()
+            if other.head == head or not other.epoch:
+                continue
+            unlisted = head not in listed and head not in other.written
+            if unlisted or other.head in self.store.deposed:
+                self.excused[other.head] = True
+        self.store.deposed.clear()
+        self.check_leaders(head)
 
     def excuse_for(self, head: int, length: float) -> None:
         """A head whose fence had no chance to run, for ``length`` seconds."""
@@ -224,12 +234,12 @@ class Simulation:
             self.excused_until[head] = max(self.excused_until[head], until)
             self.world.after(length + 0.001, self.world.operator, self.check_leaders)
 
-    def check_leaders(self) -> None:
-        """I3: two running GCS whose agents both believe that they lead."""
+    def check_leaders(self, taker: int = -1) -> None:
+        """I3: two running GCS whose agents both believe that they lead; ``taker``'s counts as running."""
         leading = [
             elector.head
             for elector in self.electors
-            if elector.rank == LEADING and self.nodes[elector.head].gcs
+            if elector.rank == LEADING and (self.nodes[elector.head].gcs or elector.head == taker)
             and not self.world.frozen[3 * elector.head + 1]
             and not self.excused[elector.head] and self.world.now >= self.excused_until[elector.head]
         ]  # fmt: skip

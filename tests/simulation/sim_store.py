@@ -54,6 +54,8 @@ class SimStore:
         # What is known from outside, for the checks.
         self.lost = False
         self.losses = 0
+        self.lost_at = 0.0
+        self.deposed: set[int] = set()
         self.data = [0] * KEYS
         self.acknowledged = [0] * KEYS
         self.newest_accepted = 0
@@ -94,6 +96,8 @@ class SimStore:
             return False, self.seen()
         after, took = rules.acquire(before, str(head), instance, token, floor)
         if took:
+            if forced and before is not None and before.holder != str(head):
+                self.deposed.add(int(before.holder))
             self._check_pause(head, before, forced, seen_at)
             if not self.incarnation:
                 self._make_incarnation()
@@ -195,6 +199,7 @@ class SimStore:
 
     def _forget_data(self, data: list[int]) -> None:
         self.losses += 1
+        self.lost_at = self.world.now
         self.data = data
         self.acknowledged = [0] * KEYS
 

@@ -18,6 +18,7 @@ import pytest
 from rayward.agent.config import AgentConfig
 from rayward.agent.decide import Kind, Phase
 from rayward.agent.events import EventLog
+from rayward.agent.news import News
 from rayward.agent.server import Views, serve
 from rayward.agent.snapshot import Snapshot
 from rayward.agent.timing import Timing
@@ -31,6 +32,9 @@ class Seen:
     config: AgentConfig
     snapshot: Snapshot
     events: EventLog
+    news: News = dataclasses.field(default_factory=News)
+    lead: None = None
+    forwarder: None = None
 
 
 CONFIG = AgentConfig(Kind.HEAD, ("ray", "start"), "10.0.0.1", 6379, "redis", cluster="c", pod="head-1")
@@ -139,7 +143,7 @@ def test_metrics(server: ThreadingHTTPServer, seen: Seen) -> None:
         'rayward_process_starts_total{process="raylet"}': "2",
         'rayward_process_up{process="raylet"}': "0",
         'rayward_events_total{reason="ProcessDied"}': "1",
-        "rayward_gcs_recovery_seconds_last": "0.250000",
+        "rayward_gcs_recovery_seconds_last": "0.25",
     }
 
 

@@ -115,6 +115,15 @@ class StandInCluster:
         self.lead(body["to"] or "head-2")
         return 200, {"ok": True, "message": f"hands over to {self.leader}"}
 
+    def pause(self, paused: bool, message: str) -> Callable[[dict[str, Any]], Answer]:
+        """What a head does when it is asked to pause or to resume."""
+
+        def set_it(_body: dict[str, Any]) -> Answer:
+            self.paused = paused
+            return 200, {"ok": True, "message": message}
+
+        return set_it
+
     def take_over(self, body: dict[str, Any]) -> Answer:
         """What a head does when it is asked to take the lease."""
         self.lead(body["to"])

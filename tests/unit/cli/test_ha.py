@@ -246,7 +246,7 @@ def test_a_failover_without_another_head_is_refused(heads: Any, cli: Run) -> Non
 
 def test_a_head_that_cannot_do_it_leaves_it_to_the_next(heads: Any, cli: Run, tmp_path: Path) -> None:
     heads.heads[0].answers["/pause"] = (503, {"error": "the store is away"})
-    heads.heads[1].answers["/pause"] = (200, {"ok": True, "message": "paused: no head takes over by itself"})
+    heads.heads[1].answers["/pause"] = heads.pause(True, "paused: no head takes over by itself")
     done = cli("pause", "--config", str(heads.config(tmp_path)))
     assert (done.returncode, done.stdout) == (0, "paused: no head takes over by itself\n")
 
@@ -288,15 +288,23 @@ def test_on_a_terminal_the_person_is_asked(
 
 
 def test_pause_resume_and_adopt_say_what_the_agent_says(heads: Any, cli: Run) -> None:
-    for words, path in (
-        (["pause"], "/pause"),
-        (["resume"], "/resume"),
-        (["store", "adopt", "--yes"], "/store/adopt"),
+    answers = heads.heads[0].answers
+    answers["/pause"], answers["/resume"] = heads.pause(True, "paused"), heads.pause(False, "on again")
+    answers["/store/adopt"] = (200, {"ok": True, "message": "adopted"})
+    for words, said in (
+        (["pause"], "paused"),
+        (["resume"], "on again"),
+        (["store", "adopt", "--yes"], "adopted"),
     ):
-        heads.heads[0].answers[path] = (200, {"ok": True, "message": f"done: {path}"})
         done = cli(*words, *by_agent(heads))
-        assert (done.returncode, done.stdout) == (0, f"done: {path}\n")
+        assert (done.returncode, done.stdout) == (0, f"{said}\n")
     assert [path for path, _, _ in heads.heads[0].posts] == ["/pause", "/resume", "/store/adopt"]
+
+
+def test_a_pause_that_no_head_acts_by_is_not_done(heads: Any, cli: Run) -> None:
+    heads.heads[0].answers["/pause"] = (200, {"ok": True, "message": "paused"})
+    done = cli("pause", *by_agent(heads))
+    assert (done.returncode, "the heads do not show it after 5 s" in done.stderr) == (1, True)
 
 
 def test_an_adoption_that_the_agent_refuses_is_not_done(heads: Any, cli: Run) -> None:
@@ -306,7 +314,7 @@ def test_an_adoption_that_the_agent_refuses_is_not_done(heads: Any, cli: Run) ->
 
 
 def test_the_token_comes_from_the_config_or_the_environment(heads: Any, cli: Run, tmp_path: Path) -> None:
-    heads.heads[0].answers["/pause"] = (200, {"ok": True, "message": "paused"})
+    heads.heads[0].answers["/pause"] = heads.pause(True, "paused")
     (tmp_path / "token").write_text("from-file\n")
     cli("pause", "--config", str(heads.config(tmp_path, "agent: {token: written}\n")))
     cli("pause", "--config", str(heads.config(tmp_path, f"agent: {{tokenFile: {tmp_path}/token}}\n")))

@@ -27,7 +27,9 @@ def judged(facts: StoreFacts, remembered: Remembered | None = None) -> Ownership
         (EMPTY, Remembered("", 7), Owner.EMPTY, "is empty"),
         (replace(EMPTY, has_ray_data=True), Remembered("i1", 7), Owner.EMPTY, "but not rayward's"),
         (HELD, Remembered("i1", 8), Owner.OLDER, "its epoch is 7, and 8 has been seen"),
-        (HELD, Remembered("i0", 3), Owner.OLDER, "incarnation i1 instead of i0"),
+        (HELD, Remembered("i0", 7), Owner.OLDER, "incarnation i1 instead of i0"),
+        # Adopted at another head, which raised the epoch above every one that is remembered.
+        (HELD, Remembered("i0", 6), Owner.OURS, "this cluster's"),
         (replace(HELD, epoch=0, held=False), Remembered("i1", 1), Owner.OLDER, "went back in time"),
         (
             replace(HELD, incarnation=THEIRS),
