@@ -211,7 +211,7 @@ class Elector:
             StoreStanding.EMPTY,
             StoreStanding.OLDER,
             StoreStanding.FOREIGN,
-        ) and not (self._store_reset):
+        ) and not (self._epoch and self._store_reset):
             return False, f"there is nothing to adopt: the store is {self.standing.store.value}"
         incarnation, epoch = self._desk.adopt(max(self._memory.now.epoch, self._promised_epoch))
         self._memory.keep(Remembered(incarnation, epoch))
@@ -453,6 +453,8 @@ class Elector:
         if look.standing is not StoreStanding.GOOD or reset:
             self._trouble_since = self._trouble_since or sent
             return
+        if look.fault:
+            self._events.add("StoreForgot", look.fault)
         self._renewal_sent, self._written_heads = sent, heads
         self._question_at = self._word_sent = self._trouble_since = None
         self._word_from = ()

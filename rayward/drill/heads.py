@@ -19,8 +19,10 @@ from rayward.drill.census import Identity
 from rayward.errors import RaywardError
 from rayward.local import store_access
 from rayward.local.cluster import LocalCluster
-from rayward.local.state import Manifest
+from rayward.local.state import Manifest, read_json
 from rayward.store import schema
+from rayward.store.address import RedisAddress, parse_redis_address
+from rayward.store.connection import connect
 from rayward.store.redis_source import RedisSource
 
 _ASK_LIMIT = 0.7
@@ -110,11 +112,46 @@ def settled(views: Sequence[HeadView], wanted: int) -> bool:
 
 @contextlib.contextmanager
 def redis_of(cluster: LocalCluster) -> Iterator[tuple[Redis, str]]:
-    """A client of the cluster's Redis and the namespace there; raises RaywardError where there is none."""
+    """A client of the Redis that takes the cluster's writes now, and the namespace there; raises RaywardError
+    where there is none."""
     with store_access.open_source(cluster) as (source, namespace):
         if not isinstance(source, RedisSource):
             raise RaywardError("the cluster's store is no Redis", where=f"cluster {cluster.name}")
-        yield source.client, namespace
+        primary = _primary_by_sentinel(cluster)
+        if primary is None:
+            yield source.client, namespace
+            return
+        password = source.client.connection_pool.connection_kwargs.get("password")
+        client = connect(primary, password=password)
+        try:
+            yield client, namespace
+        finally:
+            client.close()
+
+
+def _primary_by_sentinel(cluster: LocalCluster) -> RedisAddress | None:
+    """Where the primary is, by the first Sentinel that answers; None where the address names no Sentinels.
+    Raises RaywardError when none answers."""
+    pod = census.head_pods(cluster)[0]
+    folder, container = cluster.pod_folder(pod["metadata"]["name"]), pod["spec"]["containers"][0]["name"]
+    spec = read_json(folder / "containers" / f"{container}.json") or {}
+    address = parse_redis_address((spec.get("env") or {}).get("RAY_REDIS_ADDRESS") or "127.0.0.1")
+    if not address.primary:
+        return None
+    hosts = folder / "hosts"
+    known = (
+        [line.split() for line in hosts.read_text(encoding="utf-8").splitlines()] if hosts.exists() else []
+    )
+    for server in (address, *address.alternates):
+        places = [words[0] for words in known if server.host in words[1:]] or [server.host]
+        for place in places:
+            with contextlib.suppress(RedisError, OSError):
+                client: Any = connect(RedisAddress(place, server.port), timeout=1.0)
+                found = client.sentinel_get_master_addr_by_name(address.primary)
+                client.close()
+                if found:
+                    return RedisAddress(str(_text(found[0])), int(found[1]))
+    raise RaywardError("no Sentinel names a primary", where=address.redacted())
 
 
 def read_lease(cluster: LocalCluster) -> Lease | None:

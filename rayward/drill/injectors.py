@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rayward.agent.processes import Role, classify
 from rayward.drill import census
@@ -315,15 +316,35 @@ PROCESS_INJECTORS: Mapping[str, type[Injector]] = {
 
 
 def heal_leftovers(cluster: LocalCluster, pods: Iterable[Manifest]) -> list[str]:
-    """Set running again what a drill that was killed left stopped; returns what was found, in words."""
+    """Set running again what a drill that was killed left stopped; returns what was found, in words.
+
+    Only where a Pod's supervisor or first process stands: agents stop processes of their own, on purpose.
+    """
     found = []
     for pod in pods:
-        stopped = [process for process in identities(pod) if is_stopped(process)]
-        runner = PodProcess(cluster.pod_folder(pod["metadata"]["name"])).identity()
-        if runner is not None and is_stopped(runner):
-            stopped.append(runner)
+        gates = [gate for gate in (runner_of(cluster, pod), *_first_processes(pod)) if gate is not None]
+        if not any(is_stopped(gate) for gate in gates):
+            continue
+        stopped = [process for process in {*gates, *identities(pod)} if is_stopped(process)]
         for process in stopped:
             send(process, signal.SIGCONT)
-        if stopped:
-            found.append(f"{len(stopped)} stopped processes in Pod {pod['metadata']['name']}")
+        found.append(f"{len(stopped)} stopped processes in Pod {pod['metadata']['name']}")
     return found
+
+
+def _first_processes(pod: Manifest) -> list[Identity | None]:
+    """The first process of each container, and whoever started it."""
+    entries = ((pod.get("status") or {}).get("rayward") or {}).get("containers") or {}
+    first = [(int(entry["pid"]), int(entry["start_time"])) for entry in entries.values()]
+    return [*first, *(parent_of(process) for process in first)]
+
+
+def parent_of(process: Identity) -> Identity | None:
+    """Who started a process: what would start it again."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{process[0]}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        parent = int(fields[1])
+        start_time = linux.process_start_time(parent)
+        if start_time is not None:
+            return parent, start_time
+    return None

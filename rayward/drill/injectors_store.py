@@ -7,32 +7,19 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from rayward.drill import census, heads
 from rayward.drill.census import Identity
-from rayward.drill.injectors import Injector, Scene, send, strike
+from rayward.drill.injectors import Injector, Scene, parent_of, send, strike
 from rayward.drill.injectors_network import REDIS, stores
 from rayward.errors import RaywardError
-from rayward.local import linux
 from rayward.local.state import Manifest
 
 _BACK_LIMIT = 60.0
 _RESET_PAUSE = 0.02
-
-
-def parent_of(process: Identity) -> Identity | None:
-    """Who started a process: what would start it again."""
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{process[0]}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        parent = int(fields[1])
-        start_time = linux.process_start_time(parent)
-        if start_time is not None:
-            return parent, start_time
-    return None
 
 
 def is_sentinel(pod: Manifest) -> bool:

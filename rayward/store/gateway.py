@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -21,8 +22,9 @@ from rayward.store.gateway_commands import Guard, Kind
 from rayward.store.gateway_connector import Connector, Opened
 from rayward.store.gateway_control import Control
 from rayward.store.gateway_counters import Counters
+from rayward.store.gateway_entry import Entry, Special
 from rayward.store.gateway_replies import Judgement, Verdict, judge_writer
-from rayward.store.gateway_session import ASK_AGAIN_S, Entry, Session, Special
+from rayward.store.gateway_session import ASK_AGAIN_S, Session
 from rayward.store.gateway_settings import GatewaySettings
 from rayward.store.gateway_stream import Stream
 from rayward.store.lease_scripts import guarded_write
@@ -191,7 +193,8 @@ class Gateway:
                     session.ask_again_at = 0.0
                     session.pump()
         self._next_tick = now + (ASK_AGAIN_S / 2 if asking else _TICK_S)
-        if self.troubled and now - self._store_since > self.settings.patience and self.counters.parked:
+        away = self.troubled and not self.holding and now - self._store_since > self.settings.patience
+        if away and self.counters.parked:
             _log(f"the store is away for {self.settings.patience:g} s: the clients that wait are closed")
             for session in list(self.sessions):
                 if session.waiting:
@@ -317,6 +320,10 @@ def gateway_main(environ: Mapping[str, str]) -> int:
     except RaywardError as error:
         _log(str(error))
         return 2
+    # A Ctrl-C or a service's stop goes to all processes; the GCS has to end before its store does. The agent
+    # ends this process, or its own end does.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     try:
         gateway = Gateway(settings, Control())
     except OSError as error:

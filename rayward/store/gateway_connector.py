@@ -48,6 +48,7 @@ class Connector:
         self._wake = wake
         self._wanted = 0
         self._pause = 0.0
+        self._raised_at = 0.0
         self._timeout = _FIRST_TIMEOUT_S
         self._change = threading.Condition()
         self._results: Deque[Opened] = deque()
@@ -73,9 +74,15 @@ class Connector:
             return found
 
     def failed_in_use(self) -> None:
-        """A connection has broken, or the store has refused commands on it: wait longer before the next."""
+        """A connection has broken, or the store has refused commands on it: wait longer before the next.
+
+        All connections that break in one moment count once.
+        """
+        now = time.monotonic()
         with self._change:
-            self._pause = min(LONGEST_PAUSE_S, self._pause * 2 or FIRST_PAUSE_S)
+            if now - self._raised_at >= self._pause:
+                self._raised_at = now
+                self._pause = min(LONGEST_PAUSE_S, self._pause * 2 or FIRST_PAUSE_S)
 
     def worked(self) -> None:
         """The store has answered: the next fault begins with the shortest pause again."""

@@ -7,7 +7,6 @@ has come, so that it can be asked again on another connection.
 from __future__ import annotations
 
 import contextlib
-import enum
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Deque, List, Optional, Sequence, Tuple
@@ -24,6 +23,7 @@ from rayward.store.gateway_commands import (
     protocol_error,
     refusal,
 )
+from rayward.store.gateway_entry import ENTRY_BYTES, Entry, Special
 from rayward.store.gateway_frames import Cutter, command_and_key, words_of_one
 from rayward.store.gateway_replies import Verdict, judge, repeated_hsetnx
 from rayward.store.gateway_stream import Stream
@@ -45,32 +45,6 @@ _ERROR = ord("-")
 _IN, _OUT = 1, 4
 # What is shorter is looked at whether it is one simple command.
 _SHORT = 16 * 1024
-
-
-class Special(enum.IntEnum):
-    """Questions whose answer is not simply handed on."""
-
-    NO = 0
-    OWN_PROBE = 1  # nobody's but the gateway's
-    SESSION_NAME = 2  # the one that a standby may ask
-    TWOFOLD = 3  # a repeated HSETNX with an HGET behind it
-
-
-class Entry:
-    """One question. ``reply``: the answer where the gateway itself gives it; of a twofold question, the
-    answer to its first half once that has come.
-    """
-
-    __slots__ = ("frame", "key", "kind", "name", "reply", "sent_at", "special", "tried")
-
-    def __init__(self, frame: bytes, kind: Kind, words: Sequence[bytes]) -> None:
-        self.frame = frame
-        self.kind = kind
-        self.name, self.key = words[0], words[1]
-        self.reply = b""
-        self.special = Special.NO
-        self.sent_at = 0.0
-        self.tried = False
 
 
 class Session:
@@ -165,7 +139,7 @@ class Session:
             counters.reads += 1
             if self.gateway.holding and asks_session_name(split_request(frame)):
                 entry.special = Special.SESSION_NAME
-        counters.held_bytes += len(frame)
+        counters.held_bytes += len(frame) + ENTRY_BYTES
         if self.upstream is not None and not self.waiting and self.gateway.may_send(entry):
             self._prepare(entry, batch, time.monotonic())
         else:
@@ -196,6 +170,7 @@ class Session:
             return
         entry = Entry(b"", Kind.LOCAL, (name, b""))
         entry.reply = reply
+        counters.held_bytes += ENTRY_BYTES
         if self.waiting:
             self._park(entry)
         else:
@@ -271,7 +246,7 @@ class Session:
                 batch: List[bytes] = []
                 self._prepare(entry, batch, now)
                 self._send(batch)
-        elif now - self.heard_at > silence:
+        elif now - self.heard_at > silence and not self.upstream.paused:
             self.upstream_lost(f"no answer for {silence:g} s")
 
     def _claim_upstream(self, also_idle: bool = False) -> None:
@@ -359,10 +334,10 @@ class Session:
             if entry.special is Special.OWN_PROBE:
                 continue
             counters.answered(now - entry.sent_at)
-            counters.held_bytes -= len(entry.frame)
+            counters.held_bytes -= len(entry.frame) + ENTRY_BYTES
             out.append(reply)
-            while self.sent and self.sent[0].kind is Kind.LOCAL:
-                out.append(self.sent.popleft().reply)
+            if self.sent and self.sent[0].kind is Kind.LOCAL:
+                self._take_local(out)
         self._answer_due(out)
         if gateway.full:
             gateway.relieve()
@@ -395,9 +370,13 @@ class Session:
             return
         self._park_sent()
 
-    def _answer_due(self, out: List[bytes]) -> None:
+    def _take_local(self, out: List[bytes]) -> None:
         while self.sent and self.sent[0].kind is Kind.LOCAL:
             out.append(self.sent.popleft().reply)
+            self.gateway.counters.held_bytes -= ENTRY_BYTES
+
+    def _answer_due(self, out: List[bytes]) -> None:
+        self._take_local(out)
         if out and not self.closed:
             try:
                 self.client.write(out[0] if len(out) == 1 else b"".join(out))
@@ -419,7 +398,7 @@ class Session:
             self.gateway.parked(-1, -len(entry.frame))
         kept = (*self.waiting, *self.sent)
         self.gateway.counters.held_bytes -= sum(
-            len(entry.frame) for entry in kept if entry.special is not Special.OWN_PROBE
+            len(entry.frame) + ENTRY_BYTES for entry in kept if entry.special is not Special.OWN_PROBE
         )
         self.waiting.clear()
         self.sent.clear()

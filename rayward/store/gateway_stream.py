@@ -79,6 +79,11 @@ class Stream:
                 records.append(self.sock.recv(_READ_SIZE))
         return b"".join(records)
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is read from it now."""
+        return not self._reading
+
     def pause(self, paused: bool) -> None:
         """Stop or go on reading: the peer then feels it as a full TCP window."""
         if self._reading == paused:

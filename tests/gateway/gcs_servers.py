@@ -113,8 +113,10 @@ def gcs(folder: Path, redis_port: int, version: str = INSTALLED, token: str = TO
     }
     with log.open("ab") as out:
         # No core dump of one that aborts when it is refused.
-        process = subprocess.Popen(["sh", "-c", 'ulimit -c 0; exec "$@"', "sh", *command],
-                                   env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out)  # fmt: skip
+        process = subprocess.Popen(
+            ["sh", "-c", 'ulimit -c 0; exec "$@"', "sh", *command],
+            env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+        )  # fmt: skip
     try:
         yield Gcs(process, port, log)
     finally:

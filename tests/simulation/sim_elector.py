@@ -173,7 +173,7 @@ class SimElector:
         if self.record is None:
             return (timing.cold_delay,)
         if self.record.state == RELEASED:
-            return (timing.cold_delay, timing.successor_grace)
+            return (timing.cold_delay, timing.successor_grace, timing.ttl)
         word = self.promise_until - self.token_since
         gone = self.instance_since + timing.gone_after - self.token_since
         limit = timing.ttl if self.head in self.record_heads else timing.ttl * timing.newcomer_factor
@@ -252,6 +252,7 @@ class SimElector:
             same_place=own,
             listed=self.head in self.record_heads,
             for_us=record.successor == str(self.head),
+            adopted=record.state == RELEASED and not record.instance and self.sim.rules.adopted_lease_rests,
         )
 
     def _link(self, record: Lease, mono: float) -> LeaderLink:
@@ -481,6 +482,7 @@ class SimElector:
         node = self.sim.nodes[self.head]
         node.gateway_epoch = 0
         self.epoch, self.rank, self.hand_over_to = 0, STANDBY, None
+        self.store_reset = False
         self.ready_at = self.world.mono(self.head) + 2.0
         self.look_at = NEVER
         self.sim.excused[self.head] = False

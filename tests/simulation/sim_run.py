@@ -39,6 +39,7 @@ class Rules:
     epoch runs here.
     ``word_outlives_adoption``: a word holds for a released lease too, unless the holder itself released the
     very epoch that the word was given to (not an operator who adopted the store, nor an earlier holder).
+    ``adopted_lease_rests``: one that an operator released by adopting the store is left alone for one TTL.
     ``failed_look_frees_word``: a look that failed undoes the good one before it, when asked for a word.
     ``question_wakes``: a head that refuses its word looks at the store at once. ``unique_writer``: what a
     write carries names one acquisition, not its epoch alone.
@@ -54,6 +55,7 @@ class Rules:
     old_connections_reset: bool = True
     own_gcs_ended: bool = True
     word_outlives_adoption: bool = True
+    adopted_lease_rests: bool = True
     failed_look_frees_word: bool = True
     question_wakes: bool = True
     unique_writer: bool = True
@@ -180,12 +182,10 @@ class Simulation:
         self.faults.links_change()
 
     def adopt(self) -> None:
-        """An operator runs `rayward store adopt`: at the leader, or else at another head that finds the store
-        empty or older, once the lease that was lost would have run out."""
-        waited = self.world.now - self.store.lost_at > self.timing.ttl * 1.05
-        for elector in sorted(self.electors, key=lambda elector: not elector.epoch):
+        """An operator runs `rayward store adopt` at a head that finds the store empty or older."""
+        for elector in self.electors:
             found = elector.standing in (StoreStanding.EMPTY, StoreStanding.OLDER) or elector.store_reset
-            if found and (elector.epoch or waited) and self._reaches_store(elector):
+            if found and self._reaches_store(elector):
                 self._adopt_at(elector)
                 return
 

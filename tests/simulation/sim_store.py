@@ -54,7 +54,6 @@ class SimStore:
         # What is known from outside, for the checks.
         self.lost = False
         self.losses = 0
-        self.lost_at = 0.0
         self.deposed: set[int] = set()
         self.data = [0] * KEYS
         self.acknowledged = [0] * KEYS
@@ -96,8 +95,8 @@ class SimStore:
             return False, self.seen()
         after, took = rules.acquire(before, str(head), instance, token, floor)
         if took:
-            if forced and before is not None and before.holder != str(head):
-                self.deposed.add(int(before.holder))
+            if forced:
+                self.deposed.update(range(self.world.heads))
             self._check_pause(head, before, forced, seen_at)
             if not self.incarnation:
                 self._make_incarnation()
@@ -199,7 +198,6 @@ class SimStore:
 
     def _forget_data(self, data: list[int]) -> None:
         self.losses += 1
-        self.lost_at = self.world.now
         self.data = data
         self.acknowledged = [0] * KEYS
 

@@ -55,7 +55,7 @@ class PlayedNode(Guard):
         self.config, self.events, self.news = config, EventLog(f"rayward[{config.name}]"), News()
         self.forwarder = None
         self.lead: HeadLead | None = None
-        self._journal = journal.open("a", buffering=1)
+        self._journal = journal
         self._deadline: float | None = None
         self._fired = ""
         self._gcs = self._prepared = False
@@ -64,7 +64,8 @@ class PlayedNode(Guard):
         self.snapshot = Snapshot(Phase.WAITING_FOR_STORE, "", {}, False, time.monotonic())
 
     def note(self, what: str, **details: Any) -> None:
-        self._journal.write(json.dumps({"do": what, "at": boot_seconds(), **details}) + "\n")
+        with self._journal.open("a") as journal:
+            journal.write(json.dumps({"do": what, "at": boot_seconds(), **details}) + "\n")
 
     def wake(self) -> None:
         self._turn.set()

@@ -82,11 +82,19 @@ class Port:
         self.server.server_close()
 
 
-@pytest.fixture
-def port(tmp_path: Path) -> Iterator[Port]:
-    found = Port(tmp_path)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
+    found = Port(tmp_path_factory.mktemp("port"))
     yield found
     found.close()
+
+
+@pytest.fixture
+def port(shared: Port) -> Port:
+    """A leader that serves, whatever the test before has made of it."""
+    shared.node.lead = shared.lead
+    shared.show(LEADS, serving=True)
+    return shared
 
 
 def test_leader_is_200_only_where_the_gcs_serves(port: Port) -> None:
