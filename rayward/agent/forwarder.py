@@ -142,6 +142,7 @@ class Forwarder:
             bytes_to_gcs=self._to_gcs,
             bytes_from_gcs=self._from_gcs,
             refused=refused,
+            leads=course.open,
         )
 
     def _wake(self) -> None:

@@ -56,6 +56,7 @@ class ForwarderStatus:
 
     ``connections``, ``parked`` and ``connecting`` count what is there now; the rest since the start.
     ``refused`` counts by reason: connections that were turned away, and attempts that the GCS did not take.
+    ``leads``: a head leads and its GCS serves.
     """
 
     listening: str
@@ -71,6 +72,7 @@ class ForwarderStatus:
     bytes_to_gcs: int = 0
     bytes_from_gcs: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
+    leads: bool = False
 
 
 def usable(gcs: str) -> bool:

@@ -35,6 +35,11 @@ from rayward.store.upstream import StoreSettings
 _FOR_EVER = "1000000000"
 _STOP_LIMIT = 6.0
 _GATEWAY_SILENCE = 3.0
+# What user code on a head has no business with.
+_NOT_FOR_RAY = (
+    "REDIS_USERNAME", "REDIS_PASSWORD", "RAYWARD_REDIS_PASSWORD_FILE", "RAYWARD_AGENT_TOKEN",
+    "RAYWARD_SENTINEL_USERNAME", "RAYWARD_SENTINEL_PASSWORD",
+)  # fmt: skip
 # A gcs_server that has started waits on two connections: to load its tables, and to write its pid.
 _PARKED_CONNECTIONS = 2
 
@@ -142,7 +147,7 @@ class HeadLead:
             name: value
             for name, value in self._environ.items()
             if not name.startswith("RAY_REDIS_")
-            and name not in ("REDIS_USERNAME", "REDIS_PASSWORD", "RAYWARD_GATEWAY_TOKEN")
+            and name not in _NOT_FOR_RAY
         }
         kept["RAY_REDIS_ADDRESS"] = f"127.0.0.1:{self.gateway.port}"
         kept["RAY_gcs_server_port_wait_time_s"] = _FOR_EVER
@@ -153,7 +158,7 @@ class HeadLead:
         own = {
             "RAYWARD_GATEWAY_TOKEN": self._token,
             "RAYWARD_FENCE": "on" if self._settings.fence else "off",
-            "RAYWARD_AUDIT": "on" if self._settings.audit else "off",
+            "RAYWARD_AUDIT": "1" if self._settings.audit else "",
         }
         return {**environment, **own}
 

@@ -244,7 +244,9 @@ def _first_come(seen: LeadView, why: str, free_for: float, timing: LeaseTiming) 
     return LeadAction(LeadStep.ACQUIRE, why)
 
 
-def _decide_released(seen: LeadView, record: RecordView, timing: LeaseTiming) -> LeadAction:
+def _decide_released(  # noqa: PLR0911 - one for each reason
+    seen: LeadView, record: RecordView, timing: LeaseTiming
+) -> LeadAction:
     if seen.promise_left > 0:
         return _wait(_promise_words(seen, record))
     if record.adopted and record.unchanged_for < timing.ttl:

@@ -97,6 +97,10 @@ class HeadViews:
         return (200, {"ok": True, "message": words}) if done else (409, {"error": words})
 
     def _switchover(self, body: dict[str, Any]) -> Answer:
+        epoch = body.get("epoch")
+        if type(epoch) is int and epoch != self._lead.standing.epoch:
+            # A request that comes late or twice must not undo what came after it.
+            return 412, {"error": f"epoch {epoch} is over; now it is {self._lead.standing.known_epoch}"}
         return self._outcome(self._lead.elector.hand_over(_member(body)))
 
     def _failover(self, body: dict[str, Any]) -> Answer:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -378,6 +379,8 @@ class Supervisor:
         self._phase = Phase.STOPPING
         self.events.add("NodeStopping", f"got {name}")
         self._publish(f"got {name}")
+        if self.forwarder is not None:
+            threading.Thread(target=_end_leaderless, args=(self.forwarder,), daemon=True).start()
         if self.lead is not None and self.lead.standing.can_hand_over:
             # The next head need not wait until this one's raylet has drained.
             self._node.kill(Role.GCS, "this head stops and another is prepared", from_outside=True)
@@ -441,3 +444,11 @@ class Supervisor:
             and self._eyes.watch.last is not None
             and self._eyes.watch.last.serving is Serving.SERVING
         )
+
+
+def _end_leaderless(forwarder: Forwarder) -> None:
+    """A raylet that stops says so to its GCS. Where no head leads any more it is refused at once: parked, it
+    would wait until it is killed."""
+    while forwarder.status().leads:
+        time.sleep(0.05)
+    forwarder.stop()

@@ -92,7 +92,10 @@ def _changes(before: PodCount | None, after: PodCount | None) -> int:
         # A Pod that vanished counts as one restart; the one that came in its place is not counted again.
         return int(after is None)
     restarts = after.restarts - before.restarts
-    return max(restarts, int(before.raylet != after.raylet))
+    # A head that comes to lead starts a raylet, and one that stands by ends its own: that is no restart.
+    changed = before.raylet != after.raylet
+    moved = before.is_head and (before.raylet is None or after.raylet is None)
+    return max(restarts, int(changed and not moved))
 
 
 def restarts_between(before: Census, after: Census, *, heads: bool) -> int:

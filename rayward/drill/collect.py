@@ -97,7 +97,9 @@ def build(cluster: LocalCluster, facts: Facts) -> RunRecord:
         growth=dict(facts.growth),
         errors=tuple(facts.errors),
         timeline=_timeline(facts, events),
-        calls_around=record.around(calls, _BEFORE, max(_AFTER, (new_actor or 0.0) + 1)),
+        calls_around=record.around(
+            calls, _BEFORE, max([_AFTER, *(moment - injected + 1 for moment in facts.answers.values())])
+        ),
     )
 
 

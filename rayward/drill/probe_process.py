@@ -27,6 +27,10 @@ class ProbeEndedError(RaywardError):
     """The probe's process ended, or did not answer in time."""
 
 
+class ProbeSilentError(ProbeEndedError):
+    """The probe lives, and did not say in time what was waited for."""
+
+
 class ProbeProcess:
     """A context manager; leaving it removes what the probe made in the cluster and ends its process."""
 
@@ -84,7 +88,7 @@ class ProbeProcess:
             try:
                 found = self._found.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise ProbeEndedError(
+                raise ProbeSilentError(
                     f"the probe did not answer within {limit:.0f} s (waited for {kind!r})",
                     where=f"Pod {self._pod}",
                     todo=f"`rayward logs {self._pod}` and `rayward status` show the node's state",

@@ -23,7 +23,7 @@ from rayward.drill.injectors_heads import HEAD_INJECTORS
 from rayward.drill.injectors_network import NETWORK_INJECTORS, fabric_of, stores
 from rayward.drill.injectors_store import STORE_INJECTORS, is_sentinel
 from rayward.drill.order import Order
-from rayward.drill.probe_process import ProbeEndedError, ProbeProcess
+from rayward.drill.probe_process import ProbeEndedError, ProbeProcess, ProbeSilentError
 from rayward.drill.record import ANSWERS, RunRecord
 from rayward.drill.watch import GcsWatch
 from rayward.errors import RaywardError
@@ -214,11 +214,14 @@ class Session:
         self._probe.send("ask", run=number, limit=deadline - _GRACE - time.monotonic())
         for _ in ANSWERS:
             # Answers come in any order; the limit is one for all, and a grace for the line itself.
-            answer = self._probe.receive("answer", max(1.0, deadline - time.monotonic()), number)
+            try:
+                answer = self._probe.receive("answer", max(1.0, deadline - time.monotonic()), number)
+            except ProbeSilentError:
+                return  # what is not answered by now counts as never
             if answer["at"] is not None:
                 facts.answers[answer["what"]] = float(answer["at"])
             else:
-                facts.errors.append(f"{answer['what'].replace('_', ' ')}: {answer['error']}")
+                facts.problems.append(f"{answer['what'].replace('_', ' ')}: {answer['error']}")
 
     def _afterwards(self, facts: Facts, injector: Injector, healer: Healer) -> RunRecord:
         facts.target, facts.healed_at = injector.target, healer.healed_at

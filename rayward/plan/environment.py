@@ -17,6 +17,7 @@ from rayward.plan.settings import Settings
 
 Raw = dict[str, Any]
 GCS_DIRECTORY = "/data/gcs"
+STATE_DIRECTORY = "/var/lib/rayward"
 WORKER_RECONNECT_S = "600"
 _SERVICE_OWNED = {
     "RAY_timeout_ms_task_wait_for_death_info": "0",
@@ -88,6 +89,8 @@ def head_environment(
     _reconnect(env, settings)
     if agent:
         _agent(env, cluster, ft, settings)
+        if ft.backend is Backend.REDIS:
+            env.default("RAYWARD_STATE_DIR", STATE_DIRECTORY)
         env.default("RAYWARD_STORE", ft.backend.value)
     return env.variables
 

@@ -28,6 +28,7 @@ Raw = dict[str, Any]
 AGENT_VOLUME = "rayward-agent"
 AGENT_DIRECTORY = "/opt/rayward"
 GCS_VOLUME = "gcs-storage"
+STATE_VOLUME = "rayward-state"
 SERVE_PORT = 8000
 
 
@@ -46,6 +47,8 @@ def head_pod(cluster: RayCluster, settings: Settings, *, index: int = 0) -> Raw:
     pod["metadata"]["annotations"].update(_head_annotations(cluster, ft))
     if ft.storage is not None:
         _mount_store(pod["spec"], container, ft.storage, cluster.name)
+    if agent and ft.backend is Backend.REDIS:
+        _keep_memory(pod["spec"], container)
     _shared_memory(pod["spec"], container, params)
     _metrics_port(container, params)
     if settings.inject_probes:
@@ -126,6 +129,13 @@ def add_agent_volume(spec: Raw, container: Raw) -> None:
     """Mount the ConfigMap that carries the agent's zip file."""
     spec.setdefault("volumes", []).append({"name": AGENT_VOLUME, "configMap": {"name": AGENT_VOLUME}})
     mount = {"name": AGENT_VOLUME, "mountPath": AGENT_DIRECTORY, "readOnly": True}
+    container.setdefault("volumeMounts", []).append(mount)
+
+
+def _keep_memory(spec: Raw, container: Raw) -> None:
+    """A head remembers from one container to the next which store it led on (``agent.memory``)."""
+    spec.setdefault("volumes", []).append({"name": STATE_VOLUME, "emptyDir": {}})
+    mount = {"name": STATE_VOLUME, "mountPath": environment.STATE_DIRECTORY}
     container.setdefault("volumeMounts", []).append(mount)
 
 

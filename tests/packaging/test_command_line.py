@@ -28,8 +28,10 @@ def commands(
 ALL = list(commands(root))
 LEAVES = [(path, command) for path, command in ALL if not isinstance(command, click.Group)]
 COMMANDS_OF_THE_FIRST_DAY = {
-    "up", "down", "get", "describe", "exec", "logs", "delete", "status", "completion", "agent",
-    "drill list", "drill run", "store keys", "store show", "store cleanup",
+    "up", "down", "get", "describe", "exec", "logs", "delete", "status", "completion", "list", "switchover",
+    "failover", "pause", "resume", "history", "agent run", "agent stop", "agent head", "agent worker",
+    "drill list", "drill run", "drill suite", "store keys", "store show", "store cleanup",
+    "store adopt",
 }  # fmt: skip
 
 
@@ -86,7 +88,7 @@ def complete(line: str) -> list[str]:
 def test_the_shell_completes_commands_subcommands_and_kinds() -> None:
     assert {path[0] for path, _ in ALL} <= set(complete("rayward "))
     assert complete("rayward dow") == ["down"]
-    assert set(complete("rayward store ")) == {"keys", "show", "cleanup"}
+    assert set(complete("rayward store ")) == {"keys", "show", "cleanup", "adopt"}
     assert "pods" in complete("rayward get po")
     assert set(complete("rayward up --n")) >= {"--name", "--no-wait"}
 

@@ -1,4 +1,4 @@
-"""Puts the simulator's modules on the path, and offers ``--seed`` when this folder is what pytest is asked for."""
+"""Puts the simulator's modules on the path; ``--seed`` works when pytest is asked for this folder."""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
 """What runs beside an elector on one head, as a model: fence process, store gateway, GCS and supervisor.
 
-The GCS writes all the time. A write is acknowledged when its answer is back; the gateway sends one again whose
-answer did not come. The fence ends the GCS at its deadline, on its own, and at once when the agent dies.
+The GCS writes all the time. A write is acknowledged when its answer is back; the gateway sends one again
+whose answer did not come. The fence ends the GCS at its deadline, on its own, and at once when the
+agent dies.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim_elector import LEADING
+from sim_sight import LEADING
 
 if TYPE_CHECKING:
     from sim_run import Simulation

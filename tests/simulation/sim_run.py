@@ -14,15 +14,18 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from rayward.agent.lead import StoreStanding
-from rayward.agent.timing import LeaseTiming
-from rayward.store.lease_rules import HELD, Lease
-from sim_elector import LEADING, SimElector
+from sim_elector import SimElector
 from sim_faults import Faults
 from sim_node import SimNode
+from sim_sight import LEADING
 from sim_store import SimStore
 from sim_world import ViolationError, World
 
+from rayward.agent.lead import StoreStanding
+from rayward.agent.timing import LeaseTiming
+from rayward.store.lease_rules import HELD
+
+DEFAULT = LeaseTiming()
 THAW_GRACE = 0.1  # seconds that a thawed fence may need to get a processor
 
 
@@ -205,8 +208,8 @@ class Simulation:
         elector.wake()
 
     def roll_back(self) -> None:
-        """The store forgets its newest seconds. A leader whose acquisition or renewal it forgot may find another
-        one beside it until its own next renewal; that other one's writes alone are accepted."""
+        """The store forgets its newest seconds. A leader whose acquisition or renewal it forgot may find
+        another one beside it until its own next renewal; only that other one's writes are accepted."""
         self.store.roll_back()
         newest = self.store.lease.epoch if self.store.lease is not None else 0
         for elector in self.electors:
@@ -216,8 +219,8 @@ class Simulation:
     # what must hold
 
     def took_over(self, head: int, listed: tuple[int, ...]) -> None:
-        """I3, at its earliest: nobody else's GCS may run when a head takes the lease. Notes who may be surprised:
-        a leader that did not list its successor, or one deposed by hand."""
+        """I3, at its earliest: nobody else's GCS may run when a head takes the lease. Notes who may be
+        surprised: a leader that did not list its successor, or one deposed by hand."""
         for other in self.electors:
             if other.head == head or not other.epoch:
                 continue
@@ -333,7 +336,7 @@ class Simulation:
 
 
 def simulate(
-    seed: int, rules: Rules = Rules(), timing: LeaseTiming = LeaseTiming(), traced: bool = False
+    seed: int, rules: Rules = Rules(), timing: LeaseTiming = DEFAULT, traced: bool = False
 ) -> Outcome:
     """Run one schedule."""
     sim = Simulation(seed, rules, timing, traced)
@@ -350,7 +353,7 @@ def simulate(
     )  # fmt: skip
 
 
-def explain(outcome: Outcome, rules: Rules = Rules(), timing: LeaseTiming = LeaseTiming()) -> str:
+def explain(outcome: Outcome, rules: Rules = Rules(), timing: LeaseTiming = DEFAULT) -> str:
     """A seed's story: what did not hold and the last steps before it."""
     traced = simulate(outcome.seed, rules, timing, traced=True)
     head = f"seed {outcome.seed}: {traced.what or 'all held'}"
@@ -358,5 +361,5 @@ def explain(outcome: Outcome, rules: Rules = Rules(), timing: LeaseTiming = Leas
 
 
 if __name__ == "__main__":
-    switched_off = {name: False for name in sys.argv[2:]}
+    switched_off = dict.fromkeys(sys.argv[2:], False)
     print(explain(Outcome(int(sys.argv[1])), Rules(**switched_off)))

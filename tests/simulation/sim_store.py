@@ -1,4 +1,4 @@
-"""The store of one schedule: the lease by the rules of ``rayward.store.lease_rules``, data, and what must hold.
+"""The store of one schedule: the lease by ``rayward.store.lease_rules``, data, and what must hold.
 
 It checks on every accepted write that it came from the newest epoch (I1) and overwrote nothing newer that was
 acknowledged (I2), and on every acquisition that it was not forbidden by a pause (I6).
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sim_world import ViolationError, World
+
 from rayward.store import lease_rules as rules
 from rayward.store.lease_rules import HELD, Lease, LeaseToken, RenewOutcome
-from sim_world import ViolationError, World
 
 KEYS = 2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from rayward.agent.lead import (
     LeaderLink,
     LeadStep,
@@ -75,6 +76,7 @@ def free(**facts: object) -> RecordView:
         (leader(gave_up="gcs_server crashes", others_prepared=("head-b",)), LeadStep.HAND_OVER,
          "gcs_server crashes; head-b is prepared"),
         (leader(gave_up="gcs_server crashes"), LeadStep.WAIT, "leads with epoch 7"),
+        (leader(others_prepared=("head-b",)), LeadStep.WAIT, "leads with epoch 7"),
         (leader(gave_up="gcs_server crashes", others_prepared=("head-b",), paused=True), LeadStep.WAIT,
          "leads with epoch 7; paused: no failover by itself"),
         # The store is away: the heads first, again soon while one has not given its word.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from rayward.agent.timing import LeaseTiming, lease_timing
 
 T = LeaseTiming()
@@ -18,19 +19,31 @@ def test_the_defaults_hold_together() -> None:
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [
-        (replace(T, ttl=2.4), "lease ttl 2.4 s is too short: one lost renewal and the question to the other "
-         "heads take 2 s, and the fence fires after 1.9 s; use at least 2.5 s"),
-        (replace(T, renew_interval=2.0), "lease ttl 3 s is too short: one lost renewal and the question to the "
-         "other heads take 3 s, and the fence fires after 2.5 s; use at least 3.5 s"),
-        (replace(T, kill_margin=0.19), "kill_margin must be 0.2 s at least and cover the drift of two clocks "
-         "over one ttl"),
-        (replace(T, ttl=60.0, forget_after=120.0), "kill_margin must be 0.2 s at least and cover the drift of "
-         "two clocks over one ttl"),
+        (
+            replace(T, ttl=2.4),
+            "lease ttl 2.4 s is too short: one lost renewal and the question to the other "
+            "heads take 2 s, and the fence fires after 1.9 s; use at least 2.5 s",
+        ),
+        (
+            replace(T, renew_interval=2.0),
+            "lease ttl 3 s is too short: one lost renewal and the question to the "
+            "other heads take 3 s, and the fence fires after 2.5 s; use at least 3.5 s",
+        ),
+        (
+            replace(T, kill_margin=0.19),
+            "kill_margin must be 0.2 s at least and cover the drift of two clocks over one ttl",
+        ),
+        (
+            replace(T, ttl=60.0, forget_after=120.0),
+            "kill_margin must be 0.2 s at least and cover the drift of two clocks over one ttl",
+        ),
         (replace(T, newcomer_factor=1.9), "newcomer_factor must be 2 at least"),
-        (replace(T, forget_after=5.9), "forget_after must be two ttl at least, or a slow head loses its say too "
-         "early"),
+        (
+            replace(T, forget_after=5.9),
+            "forget_after must be two ttl at least, or a slow head loses its say too early",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_relation_that_does_not_hold_is_named(broken: LeaseTiming, sentence: str) -> None:
     assert broken.problems() == [sentence]
 

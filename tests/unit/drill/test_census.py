@@ -24,6 +24,9 @@ WORKER = PodCount("c-worker-a", False, 1, (20, 200))
         ([HEAD], 1, 0),
         ([PodCount("c-head-b", True, 0, (11, 110)), WORKER], 0, 1),
         ([PodCount("c-head-a", True, 1, (11, 110)), WORKER], 0, 1),
+        ([PodCount("c-head-a", True, 0, (11, 110)), WORKER], 0, 1),
+        # It stands by now: its raylet ended with its lead.
+        ([PodCount("c-head-a", True, 0, None), WORKER], 0, 0),
     ],
 )
 def test_restarts(after: list[PodCount], workers: int, heads: int) -> None:
