@@ -1,4 +1,4 @@
-"""Redis is away for a minute: the same gcs_server afterwards, requests answered, no acknowledged write gone."""
+"""Redis away for a minute: the same gcs_server afterwards, requests answered, no acknowledged write lost."""
 
 from __future__ import annotations
 

@@ -99,10 +99,16 @@ def last_lines(paths: Iterable[str], count: int = 5, secrets: Sequence[str] = ()
                 text = file.read().decode(errors="replace")
         except OSError:
             continue
-        lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+        lines = [line.rstrip() for line in text.splitlines() if line.strip() and _is_text(line)]
         if lines:
             return tuple(without_secrets(line, secrets) for line in lines[-count:])
     return ()
+
+
+def _is_text(line: str) -> bool:
+    """A log that two processes write to, or one cut off in mid-write, holds bytes that nobody can read."""
+    unreadable = sum(letter == "\ufffd" or not (letter.isprintable() or letter == "\t") for letter in line)
+    return unreadable * 4 <= len(line)
 
 
 def out_of_memory_kills() -> int:

@@ -400,20 +400,23 @@ class Elector:
                 return  # the word was given since the decision
             self._acquiring = True
         try:
-            sent = boot_seconds()
-            heads = self._electorate.heads_with_a_say(self._look.members, self.settings.member)
-            own = self._look.record is not None and self._look.record.holder == self.settings.member
-            took = self._desk.acquire(
-                self._entry(),
-                self._look,
-                heads,
-                self._memory.now.epoch,
-                action.reason,
-                heed_pause=not (self._forced or own),
-            )
+            self._take(action)
         finally:
             with self._lock:
                 self._acquiring = False
+
+    def _take(self, action: LeadAction) -> None:
+        sent = boot_seconds()
+        heads = self._electorate.heads_with_a_say(self._look.members, self.settings.member)
+        own = self._look.record is not None and self._look.record.holder == self.settings.member
+        took = self._desk.acquire(
+            self._entry(),
+            self._look,
+            heads,
+            self._memory.now.epoch,
+            action.reason,
+            heed_pause=not (self._forced or own),
+        )
         if not took.epoch:
             with self._lock:
                 self._acquire_unknown = took.unknown

@@ -146,8 +146,7 @@ class HeadLead:
         kept = {
             name: value
             for name, value in self._environ.items()
-            if not name.startswith("RAY_REDIS_")
-            and name not in _NOT_FOR_RAY
+            if not name.startswith("RAY_REDIS_") and name not in _NOT_FOR_RAY
         }
         kept["RAY_REDIS_ADDRESS"] = f"127.0.0.1:{self.gateway.port}"
         kept["RAY_gcs_server_port_wait_time_s"] = _FOR_EVER

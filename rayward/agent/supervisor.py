@@ -67,6 +67,7 @@ class Supervisor:
         self._failed_starts = 0
         self._failed_start_at = self._failed_prepare_at = 0.0
         self._failed_prepares = 0
+        self._prepared_at = 0.0
         self._recycle_reason = ""
         self._adopted_at: float | None = None
         self._start_failure = ""
@@ -200,6 +201,9 @@ class Supervisor:
         ran_for = time.monotonic() - self._adopted_at if self._adopted_at is not None else 0.0
         if ran_for >= self._timing.stable_after:
             self._failed_starts = 0
+        lasted = time.monotonic() - self._prepared_at if self._phase is Phase.PREPARED else 0.0
+        if lasted >= self._timing.stable_after:
+            self._failed_prepares = 0
 
     # -- observe ---------------------------------------------------------------------------------------
 
@@ -264,7 +268,7 @@ class Supervisor:
     def _act_on_rank(self, action: Action, lead: HeadLead) -> None:
         if action.step is Step.HOLD:
             self._node.hold_start()
-            self._phase, self._failed_prepares = Phase.PREPARED, 0
+            self._phase, self._prepared_at = Phase.PREPARED, time.monotonic()
             self.events.add("Prepared", "a GCS stands by: started, and held before it reads the store")
         elif action.step is Step.GO:
             self._node.release()

@@ -80,8 +80,13 @@ def _table(
         "RayCluster": ["name", "desired workers", "available workers", "status", "head", "age"],
     }.get(kind, ["name", "data", "age"] if kind in ("ConfigMap", "Secret") else ["name", "status", "age"])
     rows = []
+    clusters = {where.name: where for where, _ in found if kind == "Pod"}
+    leads = {name: where.leads() for name, where in clusters.items()}
     for where, item in found:
         row = _row(kind, where, item, wide)
+        if kind == "Pod" and item["metadata"]["name"] in leads[where.name]:
+            # A head that stands by is never ready, and that is as it should be.
+            row[2] = f"{row[2]} ({leads[where.name][item['metadata']['name']].role})"
         rows.append([where.name, *row] if many else row)
     return (["cluster", *columns] if many else columns), rows
 

@@ -61,6 +61,8 @@ def build(cluster: LocalCluster, facts: Facts) -> RunRecord:
     again = _executed_again(events, injected)
     lease = heads.read_lease(cluster)
     new_actor = facts.since(facts.answers.get("new_actor"))
+    # A load that began after the fault has no gap to tell of.
+    kept = bool(report) and facts.order.fault.expects.state_kept
     return RunRecord(
         run=facts.order.number,
         fault=facts.order.fault.name,
@@ -74,7 +76,7 @@ def build(cluster: LocalCluster, facts: Facts) -> RunRecord:
         new_actor_s=new_actor,
         task_s=facts.since(facts.answers.get("task")),
         placement_group_s=facts.since(facts.answers.get("placement_group")),
-        call_gap_max_s=record.longest_gap(calls, 0.0, float(report["now"]) - injected) if report else None,
+        call_gap_max_s=record.longest_gap(calls, 0.0, float(report["now"]) - injected) if kept else None,
         calls=len(calls),
         calls_failed=sum(bool(call.error) for call in calls),
         tasks=len(tasks),

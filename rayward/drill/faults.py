@@ -38,12 +38,13 @@ class Need(enum.Enum):
 class Expectation:
     """What has to hold, beyond what always has: no failed call, no restarted worker, nothing lost.
 
-    ``failover`` is judged where there is a second head. ``gcs_restarts``: how many are allowed at the most,
-    None for any. ``head_restarts``: whether a head's Pod or raylet may start anew. ``after_heal``: new
-    actors, tasks and groups need only be answered once the fault is over. ``state_kept``: whether what the
-    GCS knew outlives the fault. ``silent``: the other side answers nothing any more, where otherwise it
-    refuses; a silent leader is only replaced when its lease has run out. ``bounded``: whether the promise for
-    the median of ``new_actor_s`` applies. ``cold``: no head is left that stands by.
+    ``failover`` is judged where there is a second head. ``gcs_restarts``: how many are allowed at the
+    most, None for any. ``head_restarts``: whether a head's Pod or raylet may start anew. ``after_heal``:
+    new actors, tasks and groups need only be answered once the fault is over. ``state_kept``: whether
+    what the GCS knew outlives the fault; if not, workers and drivers belong to a cluster that is gone,
+    and start anew. ``silent``: the other side answers nothing any more, where otherwise it refuses; a
+    silent leader is only replaced when its lease has run out. ``bounded``: whether the promise for the
+    median of ``new_actor_s`` applies. ``cold``: no head is left that stands by.
     """
 
     failover: Failover = Failover.EITHER
@@ -305,7 +306,7 @@ FAULTS = (
         "store",
         "empties Redis (FLUSHALL) and restarts it; has to be refused out loud, then `rayward store adopt`",
         "a Redis that came back without its data",
-        Expectation(head_restarts=True, after_heal=True, state_kept=False),
+        Expectation(head_restarts=True, after_heal=True, state_kept=False, cold=True),
         (Need.REDIS,),
         seconds=1.0,
         weight=0,

@@ -147,7 +147,7 @@ def _primary_by_sentinel(cluster: LocalCluster) -> RedisAddress | None:
         for place in places:
             with contextlib.suppress(RedisError, OSError):
                 client: Any = connect(RedisAddress(place, server.port), timeout=1.0)
-                found = client.sentinel_get_master_addr_by_name(address.primary)
+                found = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.primary)
                 client.close()
                 if found:
                     return RedisAddress(str(_text(found[0])), int(found[1]))

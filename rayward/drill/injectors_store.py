@@ -92,18 +92,42 @@ class RedisAway(Injector):
 
 
 class RedisFailover(RedisAway):
-    """Kills the primary and keeps it away, so that Sentinel promotes the replica."""
+    """Kills the primary and keeps it away, so that Sentinel promotes the replica.
+
+    Before and after, the primary has to have a replica in step: a Redis that fails without one has nobody to
+    go on from, and that is another fault.
+    """
 
     def pod(self) -> Manifest:
+        self._await_replica()
+        with heads.redis_of(self.scene.cluster) as (client, _):
+            host = client.connection_pool.connection_kwargs.get("host")
         for pod in data_pods(self.scene):
+            if host == pod["status"].get("podIP"):
+                return pod
+        raise RaywardError(f"no Pod has the primary's address {host}", where="redis-failover")
+
+    def _await_replica(self) -> None:
+        deadline = time.monotonic() + _BACK_LIMIT
+        while time.monotonic() < deadline:
             with (
                 contextlib.suppress(RedisError, RaywardError, OSError),
                 heads.redis_of(self.scene.cluster) as (client, _),
             ):
-                host = client.connection_pool.connection_kwargs.get("host")
-                if host == pod["status"].get("podIP"):
-                    return pod
-        return data_pods(self.scene)[0]
+                found: Any = client.info("replication")
+                if found["role"] == "master" and (found.get("slave0") or {}).get("state") == "online":
+                    return
+            time.sleep(0.1)
+        raise RaywardError(
+            f"the primary has had no replica in step for {_BACK_LIMIT:g} s",
+            where=f"cluster {self.scene.cluster.name}",
+            todo="redis-cli INFO replication; SENTINEL REPLICAS",
+        )
+
+    def aftermath(self) -> list[str]:
+        """The old primary has to be back as the new one's replica."""
+        self._await_replica()
+        return []
 
 
 class RedisReset(Injector):

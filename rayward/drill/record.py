@@ -109,12 +109,12 @@ def failures(record: RunRecord, limit: float) -> list[str]:
         found.append("no call to the actor was answered or even made")
     restarts = 0 if expects.head_restarts else record.head_pod_restarts
     counts = [
-        (record.worker_restarts, f"{_restarts(record.worker_restarts)} of workers"),
         (restarts, f"{_restarts(restarts)} of the head Pod"),
         (record.stale_writes or 0, "writes accepted from an old epoch"),
     ]
     if expects.state_kept:
         counts += [
+            (record.worker_restarts, f"{_restarts(record.worker_restarts)} of workers"),
             (record.calls_failed, f"of {record.calls} calls to a running actor failed"),
             (record.tasks_failed, f"of {record.tasks} tasks failed"),
             (record.actors_lost, "actors lost"),

@@ -201,7 +201,8 @@ class Session:
         if fault.shuts_down:
             watch.wait_closed(_CLOSED_LIMIT)
         try:
-            self._ask(facts, facts.injected + patience)
+            if fault.expects.state_kept:
+                self._ask(facts, facts.injected + patience)
             healer.join()
             time.sleep(_LINGER)
         except ProbeEndedError as problem:
@@ -231,6 +232,8 @@ class Session:
             facts.problems += injector.aftermath()
             facts.target, facts.growth = injector.target, injector.growth
             facts.recovered_at = settle.wait_settled(self.cluster, self.wanted_heads)
+            if not facts.order.fault.expects.state_kept:
+                self._begin_again(facts)
             self._report(facts)
         except ProbeEndedError as problem:
             facts.errors.append(str(problem).splitlines()[0])
@@ -239,6 +242,12 @@ class Session:
             self._report_late(facts)
         facts.found = audit.since(self.cluster, facts.audit_from)
         return build(self.cluster, facts)
+
+    def _begin_again(self, facts: Facts) -> None:
+        """Everything that the load had is gone with the state: a load of its own, and the questions now."""
+        self.end_load()
+        self.start_load()
+        self._ask(facts, time.monotonic() + self.limit + _GRACE)
 
     def _report_late(self, facts: Facts) -> None:
         with contextlib.suppress(RaywardError):

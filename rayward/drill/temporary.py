@@ -41,7 +41,11 @@ def temporary_cluster(objects: list[Manifest], name: str, tell: Tell) -> Iterato
         yield made
     finally:
         tell(f"taking cluster {name} down")
-        made.down()
+        try:
+            made.down()
+        except BaseException:  # interrupted once more: at once, then
+            made.down(force=True)
+            raise
 
 
 def manifests_for(path: Path | None, name: str | None = None) -> list[Manifest]:

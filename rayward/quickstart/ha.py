@@ -36,9 +36,7 @@ def lose_a_head_host(scene: Scene) -> list[Check]:
     traces = note_traces(cluster, None)
     result = scene.out / "host-loss.json"
     result.unlink(missing_ok=True)
-    show(
-        "  # every process of the head that leads is killed at once; nobody but the other head restarts anything"
-    )
+    show("  # every process of the head that leads is killed at once; only the other head acts")
     rayward(
         *("drill", "run", "host-loss", "-n", "1", "--pause", "1"),
         *("--cluster", NAME, "--json", str(result)),

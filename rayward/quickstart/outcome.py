@@ -22,7 +22,7 @@ def write(
     mode: str,
     drills: tuple[Mapping[str, Any], Mapping[str, Any]],
 ) -> None:
-    """Write both files into ``out``; ``drills`` are the results of gcs-kill and host-loss, empty without one."""
+    """Write both files into ``out``; ``drills``: the results of gcs-kill and host-loss, empty without one."""
     drill, host_loss = drills
     result = {
         "ok": held,

@@ -40,10 +40,9 @@ _REFUSALS = (
 
 class Gateway:
     """The state that all sessions share. ``holding``: this node does not lead, nothing of a GCS passes;
-    ``flowing``: it leads, and the store has not come back as another one.
-
-    ``full``: so much is kept that clients are not read from. ``troubled``: the last that was heard of the
-    store was a fault.
+    ``flowing``: it leads, and the store has not come back as another one; ``term``: how often it has been
+    told to lead; ``full``: so much is kept that clients are not read from; ``troubled``: the last that was
+    heard of the store was a fault.
     """
 
     def __init__(self, settings: GatewaySettings, control: Control) -> None:
@@ -56,6 +55,7 @@ class Gateway:
         self.holding = True
         self.flowing = False
         self.epoch = 0
+        self.term = 0
         self.full = False
         self.troubled = False
         self.sessions: Set[Session] = set()
@@ -240,6 +240,8 @@ class Gateway:
         self.flowing = True
         self._lost = ""
         self.epoch = epoch
+        self.term += 1
+        self._connector.lead(self.term)
         self.guard.lead(epoch)
         for session in list(self.sessions):
             session.pump()
@@ -285,7 +287,8 @@ class Gateway:
     def _give_out(self, opened: Opened) -> None:
         connection = opened.connection
         assert connection is not None
-        if not self.holding and self.settings.fenced:
+        # What the lease said before the agent last told us to lead is out of date.
+        if not self.holding and self.settings.fenced and opened.term == self.term:
             judgement = judge_writer(opened.writer, self.epoch)
             if judgement.verdict is not Verdict.AGAIN:
                 self.judged(judgement)

@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Deque, List, Optional, Tuple
 
 from rayward.store.connection import StoreFault
@@ -26,11 +26,14 @@ _LONGEST_TIMEOUT_S = 15.0
 
 @dataclass(frozen=True)
 class Opened:
-    """A connection, or why there is none. ``writer``: the epoch in the lease, ``released`` or ``none``."""
+    """A connection, or why there is none. ``writer``: the epoch in the lease, ``released`` or ``none``, asked
+    when the gateway had been told to lead ``term`` times.
+    """
 
     connection: Optional[StoreConnection] = None
     writer: str = ""
     fault: Optional[StoreFault] = None
+    term: int = 0
 
 
 class Connector:
@@ -47,6 +50,7 @@ class Connector:
         self._lease_key = lease_key
         self._wake = wake
         self._wanted = 0
+        self._term = 0
         self._pause = 0.0
         self._raised_at = 0.0
         self._timeout = _FIRST_TIMEOUT_S
@@ -65,6 +69,11 @@ class Connector:
             if count != self._wanted:
                 self._wanted = count
                 self._change.notify()
+
+    def lead(self, term: int) -> None:
+        """The gateway has been told to lead for the ``term``-th time."""
+        with self._change:
+            self._term = term
 
     def take(self) -> List[Opened]:
         """What has been opened, and which tries have failed, since the last call."""
@@ -97,7 +106,9 @@ class Connector:
                 pause = self._pause
             if pause:
                 time.sleep(pause)
-            result = self._try()
+            with self._change:
+                term = self._term
+            result = replace(self._try(), term=term)
             with self._change:
                 self._results.append(result)
             if result.fault is not None:

@@ -22,10 +22,10 @@ class Special(enum.IntEnum):
 
 class Entry:
     """One question. ``reply``: the answer where the gateway itself gives it; of a twofold question, the
-    answer to its first half once that has come.
+    answer to its first half once that has come. ``term``: that of the gateway when it was sent last.
     """
 
-    __slots__ = ("frame", "key", "kind", "name", "reply", "sent_at", "special", "tried")
+    __slots__ = ("frame", "key", "kind", "name", "reply", "sent_at", "special", "term", "tried")
 
     def __init__(self, frame: bytes, kind: Kind, words: Sequence[bytes]) -> None:
         self.frame = frame
@@ -34,4 +34,5 @@ class Entry:
         self.reply = b""
         self.special = Special.NO
         self.sent_at = 0.0
+        self.term = 0
         self.tried = False

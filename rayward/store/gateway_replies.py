@@ -24,6 +24,10 @@ class Verdict(enum.Enum):
     OLDER = "older"  # the lease is an older one: the store came back with older data
 
 
+# Those about who leads.
+LEASE_VERDICTS = (Verdict.FENCED, Verdict.EMPTY, Verdict.OLDER)
+
+
 @dataclass(frozen=True)
 class Judgement:
     """``found``: the epoch in the store (0: none, or released). ``text``: the store's words."""

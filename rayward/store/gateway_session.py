@@ -25,7 +25,7 @@ from rayward.store.gateway_commands import (
 )
 from rayward.store.gateway_entry import ENTRY_BYTES, Entry, Special
 from rayward.store.gateway_frames import Cutter, command_and_key, words_of_one
-from rayward.store.gateway_replies import Verdict, judge, repeated_hsetnx
+from rayward.store.gateway_replies import LEASE_VERDICTS, Verdict, judge, repeated_hsetnx
 from rayward.store.gateway_stream import Stream
 from rayward.store.resp import ProtocolError, encode, split_request
 
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from rayward.store.gateway import Gateway
     from rayward.store.upstream import StoreConnection
 
-# A client that does not read its answers gets no more of them than this.
+# Answers kept for a client that does not read, and what somebody may send who has not logged in.
 _OUT_LIMIT = 16 * 1024 * 1024
-# What somebody may send who has not logged in.
 _STRANGER_LIMIT = 16 * 1024
 # How soon a standby asks again for the name of a session that is not there yet.
 ASK_AGAIN_S = 0.2
@@ -66,8 +65,6 @@ class Session:
         self._closing = False
         self._questions = Cutter(commands=True)
         self._answers = Cutter()
-
-    # -- what comes from the client
 
     def client_ready(self, mask: int) -> None:
         """The client's socket can be read or written."""
@@ -181,8 +178,6 @@ class Session:
             self.client.write(text)
         self.close()
 
-    # -- what goes to the store
-
     def _park(self, entry: Entry) -> None:
         self.waiting.append(entry)
         self.gateway.parked(1, len(entry.frame))
@@ -191,17 +186,17 @@ class Session:
         if not self.sent:
             self.heard_at = now
         entry.sent_at = now
+        entry.term = self.gateway.term
         self.sent.append(entry)
         if entry.kind is Kind.WRITE:
             batch.append(self.gateway.guard.wrap(entry.frame, entry.name, entry.key))
         else:
             batch.append(entry.frame)
         if entry.tried:
-            self._repeat(entry, batch)
+            self._repeat_unsure(entry, batch)
         entry.tried = True
 
-    def _repeat(self, entry: Entry, batch: List[bytes]) -> None:
-        """A question that was sent before, and may have been executed."""
+    def _repeat_unsure(self, entry: Entry, batch: List[bytes]) -> None:
         self.gateway.counters.retried += 1
         words = split_request(entry.frame)
         if words[0].upper() == b"HSETNX" and len(words) == 4:
@@ -250,8 +245,8 @@ class Session:
             self.upstream_lost(f"no answer for {silence:g} s")
 
     def _claim_upstream(self, also_idle: bool = False) -> None:
-        wanted = self.upstream is None and (also_idle or bool(self.waiting))
-        if wanted and not self.closed and not self.wants_upstream:
+        wanted = self.upstream is None and not self.closed and (also_idle or bool(self.waiting))
+        if wanted and not self.wants_upstream:
             self.wants_upstream = True
             self.gateway.count_wanted()
 
@@ -284,8 +279,6 @@ class Session:
             self.gateway.handlers.pop(self.upstream.fd, None)
             self.upstream.close(reset=True)
             self.upstream = None
-
-    # -- what comes from the store
 
     def upstream_ready(self, mask: int) -> None:
         """The store's socket can be read or written."""
@@ -351,7 +344,9 @@ class Session:
         self._answer_due(out)
         if self.closed:
             return False
-        if verdict in (Verdict.AGAIN, Verdict.AWAY, Verdict.REFUSED):
+        if verdict in LEASE_VERDICTS and entry.term != self.gateway.term:
+            verdict = Verdict.AGAIN  # we have been told to lead since
+        if verdict not in LEASE_VERDICTS:
             self.gateway.store_refused(verdict, judgement.text, entry.kind)
             self.upstream_lost(judgement.text, wait=verdict is not Verdict.AGAIN)
         else:
@@ -394,8 +389,7 @@ class Session:
             return
         self.closed = True
         self.drop_upstream()
-        for entry in self.waiting:
-            self.gateway.parked(-1, -len(entry.frame))
+        self.gateway.parked(-len(self.waiting), -sum(len(entry.frame) for entry in self.waiting))
         kept = (*self.waiting, *self.sent)
         self.gateway.counters.held_bytes -= sum(
             len(entry.frame) + ENTRY_BYTES for entry in kept if entry.special is not Special.OWN_PROBE

@@ -20,13 +20,12 @@ class Stream:
     connection is broken.
     """
 
-    __slots__ = ("_out", "_poller", "_reading", "_watched", "fd", "out_bytes", "sock", "tls")
+    __slots__ = ("_out", "_poller", "_reading", "_watched", "fd", "out_bytes", "sock")
 
     def __init__(self, sock: socket.socket, poller: select.epoll) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.fd = sock.fileno()
-        self.tls = isinstance(sock, ssl.SSLSocket)
         self.out_bytes = 0
         self._poller = poller
         self._out: Deque[memoryview] = deque()
@@ -66,18 +65,11 @@ class Stream:
 
     def read(self) -> Optional[bytes]:
         """What has come; None when nothing is there, empty when the peer has closed."""
+        # A TLS record (16 KiB) always fits, so nothing that is decrypted stays behind epoll's back.
         try:
-            data = self.sock.recv(_READ_SIZE)
-            if not self.tls or not data:
-                return data
+            return self.sock.recv(_READ_SIZE)
         except _LATER:
             return None
-        # TLS gives one record at a time, and epoll does not see those that are decrypted already.
-        records = [data]
-        with contextlib.suppress(*_LATER):
-            while self.sock.pending():  # type: ignore[attr-defined]
-                records.append(self.sock.recv(_READ_SIZE))
-        return b"".join(records)
 
     @property
     def paused(self) -> bool:

@@ -108,8 +108,8 @@ class LeaseStore:
         Compared are epoch, instance, seq and state, and with ``incarnation`` the id of the store's marker.
         The new epoch is one above the one seen and above ``floor``, the highest that the caller remembers.
         Where replicas are connected, up to ``replicas`` of them must have it within ``replication_bound``
-        seconds, or it is released again and the answer is ``Refused``. With ``heed_pause`` a held lease is not
-        taken while failover is paused, whatever the caller saw of that. ``Refused`` is definite; after a
+        seconds, or it is released again and the answer is ``Refused``. With ``heed_pause`` a held lease is
+        not taken while failover is paused, whatever the caller saw of that. ``Refused`` is definite; after a
         ``StoreAwayError`` the lease may be the caller's, as the next ``observe`` shows.
         """
         epoch = next_epoch(seen, floor)

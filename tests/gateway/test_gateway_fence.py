@@ -109,6 +109,20 @@ def test_leading_again_with_a_new_epoch_goes_on(rig: Rig, store: redis.Redis) ->
     assert store.hget(KV, "a") == b"2"
 
 
+def test_what_the_lease_said_before_we_lead_is_not_held_against_us(rig: Rig, store: redis.Redis) -> None:
+    """Connections are opened beside the loop; what they found may be older than the order to lead."""
+    set_epoch(store, 1)
+    for epoch in range(2, 60):
+        gcs = rig.client()
+        gcs.send("HSET", KV, "a", str(epoch))
+        rig.lead(epoch, store)
+        assert gcs.answer() in (0, 1)
+        rig.process.hold()
+        assert gcs.is_closed()
+    assert not rig.reported("lost")
+    assert not rig.reported("fenced")
+
+
 def test_an_empty_store_is_reported_and_not_shown_to_the_gcs(rig: Rig, store: redis.Redis) -> None:
     rig.lead(4, store)
     gcs = rig.client()

@@ -1,13 +1,14 @@
 """Heads without Ray: each is a process with the real elector, desk, electorate and HTTP port.
 
-Only what would hold a real GCS is played: the guard writes down what it is told, and a "GCS" is a flag that the
-fence's deadline or the loss of the lease ends. Times in the journal are CLOCK_BOOTTIME: one clock for all heads.
+Only what would hold a real GCS is played: the guard writes down what it is told, and a "GCS" is a flag that
+the fence's deadline or the loss of the lease ends. Times in the journal are CLOCK_BOOTTIME: one clock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -31,8 +32,8 @@ from rayward.agent.heads_watch import HeadsWatch
 from rayward.agent.memory import Memory
 from rayward.agent.news import News
 from rayward.agent.server import Views, serve
-from rayward.agent.store_desk import StoreDesk
 from rayward.agent.snapshot import Snapshot
+from rayward.agent.store_desk import StoreDesk
 from rayward.agent.timing import LeaseTiming, Timing
 from rayward.store.upstream import StoreSettings
 
@@ -281,7 +282,7 @@ def gcs_spans(head: Head) -> Iterator[tuple[float, float]]:
 def assert_one_at_a_time(*heads: Head) -> None:
     """No two GCS ran at one moment, and every epoch was opened once, by one head, in rising order."""
     spans = sorted((*span, head.member) for head in heads for span in gcs_spans(head))
-    for (_, end, first), (start, _, second) in zip(spans, spans[1:], strict=False):
+    for (_, end, first), (start, _, second) in itertools.pairwise(spans):
         assert end <= start, f"{first}'s GCS ran until {end}, {second}'s from {start}: {spans}"
     opened = sorted((line["at"], line["epoch"]) for head in heads for line in head.journal("open"))
     epochs = [epoch for _, epoch in opened]

@@ -58,18 +58,31 @@ AWAY = {"store": StoreStanding.AWAY, "store_fault": "Redis at r:6379 refuses con
         (follows(leader_serves=False), {}, Step.WAIT, "follows head-a, epoch 5"),
         (follows(stored_before=False), {}, Step.WAIT, "follows head-a, epoch 5"),
         (FOLLOWS, {}, Step.PREPARE, "follows head-a, epoch 5"),
-        (FOLLOWS, {"failed_starts": 2, "since_failed_start": 0.05, "start_failure": "it is gone"},
-         Step.WAIT, "it is gone; next try 0.1 s after the last"),
-        (FOLLOWS, {"failed_starts": 2, "since_failed_start": 0.1, "start_failure": "it is gone"},
-         Step.PREPARE, "it is gone"),
-        (FOLLOWS, {"failed_starts": 8, "start_failure": "it is gone"},
-         Step.WAIT, "gave up after 8 tries: it is gone"),
+        # What it could not prepare costs it neither the lead nor its own tries.
+        (FOLLOWS, {"failed_starts": 8, "start_failure": "exit code 1"},
+         Step.PREPARE, "follows head-a, epoch 5"),
     ],
 )  # fmt: skip
 def test_a_head_that_runs_nothing(
     standing: Standing, changes: dict[str, Any], step: Step, sentence: str
 ) -> None:
     assert ask(Phase.WAITING_FOR_STORE, Sight(standing), **changes) == Action(step, sentence)
+
+
+@pytest.mark.parametrize(
+    ("failed", "since", "step"),
+    [
+        (1, 0.0, Step.PREPARE), (2, 0.09, Step.WAIT), (2, 0.1, Step.PREPARE), (4, 0.99, Step.WAIT),
+        (4, 1.0, Step.PREPARE), (7, 7.9, Step.WAIT), (7, 8.0, Step.PREPARE), (500, 7.9, Step.WAIT),
+        (500, 8.0, Step.PREPARE),
+    ],
+)  # fmt: skip
+def test_a_standby_never_gives_up_to_prepare(failed: int, since: float, step: Step) -> None:
+    sight = Sight(FOLLOWS, failed_prepares=failed, since_failed_prepare=since)
+    more = "; could not prepare a GCS yet" if step is Step.WAIT else ""
+    assert ask(Phase.WAITING_FOR_STORE, sight) == Action(step, f"follows head-a, epoch 5{more}")
+    leads = dataclasses.replace(sight, standing=LEADS)
+    assert ask(Phase.WAITING_FOR_STORE, leads) == Action(Step.START_NODE, "leads with epoch 5")
 
 
 @pytest.mark.parametrize(("waited", "step"), [(59.9, Step.WAIT), (60.0, Step.FAIL)])

@@ -357,7 +357,7 @@ def test_heads_that_come_back_to_an_empty_store_remember_what_it_held(cluster: C
     )
     assert not a.leads()
     assert a.call("/store/adopt", {})[0] == 200
-    wait(lambda: a.leads(), "a leads", a)
+    wait(a.leads, "a leads", a)
     assert a.lead()["epoch"] > 1, "an epoch of the lost store never comes again"
 
 
@@ -421,7 +421,9 @@ def test_two_agents_with_one_name_do_not_take_the_lease_from_each_other(cluster:
     wait(second.leads, "the name is free now", second)
 
 
-@pytest.mark.parametrize("content", ['{"incarnation": "x", "epo', "", "[]", '{"incarnation": null, "epoch": null}'])
+@pytest.mark.parametrize(
+    "content", ['{"incarnation": "x", "epo', "", "[]", '{"incarnation": null, "epoch": null}']
+)
 def test_a_memory_that_is_half_written_counts_as_none(cluster: Cluster, content: str) -> None:
     state = cluster.directory / "state-a"
     state.mkdir()
@@ -433,7 +435,13 @@ def test_a_memory_that_is_half_written_counts_as_none(cluster: Cluster, content:
 
 @pytest.mark.parametrize(
     "entry",
-    ['{"member": [], "instance": {}}', '{"time": "x", "address": 5, "state": []}', "[1]", "no JSON", '{"member": "a"}'],
+    [
+        '{"member": [], "instance": {}}',
+        '{"time": "x", "address": 5, "state": []}',
+        "[1]",
+        "no JSON",
+        '{"member": "a"}',
+    ],
 )
 def test_a_strange_entry_among_the_members_does_not_end_the_election(cluster: Cluster, entry: str) -> None:
     with contextlib.closing(cluster.client()) as client:

@@ -1,4 +1,4 @@
-"""The other heads as an electorate sees them, over real sockets: links, who is prepared, who gives its word."""
+"""The other heads as an electorate sees them, over real sockets: links, who is prepared, who vouches."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def connected(electorate: Electorate, other: OtherHead) -> bool:
 
 def test_the_link_to_the_leader_follows_its_process(electorate: Electorate, other: OtherHead) -> None:
     until(lambda: connected(electorate, other), 10, "connected")
-    assert electorate.link_to("b", "127.0.0.1:2") is LeaderLink.UNKNOWN, "another place than the one that is known"
+    assert electorate.link_to("b", "127.0.0.1:2") is LeaderLink.UNKNOWN, (
+        "another place than the one that is known"
+    )
     assert electorate.link_to("b", "") is LeaderLink.CONNECTED, "by its name where there is no address"
     assert electorate.link_to("x", "") is LeaderLink.UNKNOWN
     moment = time.monotonic()
@@ -208,11 +210,13 @@ def test_a_silent_head_costs_one_bound_and_no_word(electorate: Electorate, other
     assert other.asked, "the others were asked meanwhile"
 
 
-@pytest.mark.parametrize("entry", [{"member": "b"}, {"member": "b", "address": None}, {"member": "b", "address": "x:y"}])
+@pytest.mark.parametrize(
+    "entry", [{"member": "b"}, {"member": "b", "address": None}, {"member": "b", "address": "x:y"}]
+)
 def test_a_head_without_an_address_gives_no_word(electorate: Electorate, entry: dict[str, Any]) -> None:
     gave, why = electorate.ask_all(("b",), (entry,), QUESTION)
     assert gave == ()
     assert why.startswith("b does not answer (")
-    assert electorate.ask_all(("b",), (), QUESTION)[1].startswith("b does not answer ("), "dropped from the members"
-
-
+    assert electorate.ask_all(("b",), (), QUESTION)[1].startswith("b does not answer ("), (
+        "dropped from the members"
+    )

@@ -22,7 +22,9 @@ def test_what_is_kept_is_read_by_the_next_process(tmp_path: Path) -> None:
     assert [entry.name for entry in folder.iterdir()] == ["blue-a.json"], "nothing unfinished is left"
 
 
-def test_without_a_folder_it_lasts_as_long_as_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_it_lasts_as_long_as_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     memory = Memory("", "blue-a")
     memory.keep(KNOWN)
@@ -34,7 +36,8 @@ def test_without_a_folder_it_lasts_as_long_as_the_process(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b'{"incarnation": "abc", "ep', b"[]", b"null", b"7", b"{}", b'{"incarnation": "abc"}', b"\xff\xfe\x00",
+        b"", b'{"incarnation": "abc", "ep', b"[]", b"null", b"7", b"{}", b"\xff\xfe\x00",
+        b'{"incarnation": "abc"}',
         b'{"incarnation": null, "epoch": 3}', b'{"incarnation": "abc", "epoch": "3"}',
         b'{"incarnation": "abc", "epoch": Infinity}', b'{"incarnation": "abc", "epoch": NaN}',
         b'{"incarnation": "abc", "epoch": -1}', b'{"incarnation": "abc", "epoch": true}', b"[" * 100_000,

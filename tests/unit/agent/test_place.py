@@ -30,7 +30,9 @@ def worker(*extra: str, **environ: str) -> AgentConfig:
 def test_a_head_without_election_and_a_worker_without_forwarder_stay_as_they_are() -> None:
     alone = build(Kind.HEAD, ["ray", "start", "--head"], {})
     assert placed(alone, {"POD_IP": "10.0.0.5"}) is alone
-    direct = build(Kind.WORKER, ["ray", "start", "--address=h:1"], {"RAYWARD_HEADS": "h", "RAYWARD_FORWARD": "off"})
+    direct = build(
+        Kind.WORKER, ["ray", "start", "--address=h:1"], {"RAYWARD_HEADS": "h", "RAYWARD_FORWARD": "off"}
+    )
     assert placed(direct, {"POD_IP": "10.0.0.5"}) is direct
 
 
@@ -57,7 +59,9 @@ def test_a_name_becomes_the_address_that_others_see() -> None:
 def test_a_name_that_nobody_knows_is_refused() -> None:
     with pytest.raises(RaywardError) as caught:
         head("--node-ip-address=no-such-host.invalid")
-    assert str(caught.value).startswith("ray start --node-ip-address: 'no-such-host.invalid' cannot be resolved")
+    assert str(caught.value).startswith(
+        "ray start --node-ip-address: 'no-such-host.invalid' cannot be resolved"
+    )
     assert str(caught.value).endswith("\n  try: give an IP address of this node")
 
 
@@ -82,7 +86,9 @@ def test_the_way_to_a_loopback_address_is_no_address_of_a_node() -> None:
     assert address_toward(["127.0.0.1:6379", "localhost", "[::1]:6379"]) == ""
 
 
-@pytest.mark.parametrize("target", ["", ":", "no-such-host.invalid", "h:port", "a" * 300, "[::1", "host:99999"])
+@pytest.mark.parametrize(
+    "target", ["", ":", "no-such-host.invalid", "h:port", "a" * 300, "[::1", "host:99999"]
+)
 def test_targets_that_lead_nowhere_are_passed_over(target: str) -> None:
     assert address_toward([target]) == ""
 
@@ -97,4 +103,6 @@ def test_a_worker_without_any_address_says_so(monkeypatch: pytest.MonkeyPatch) -
         "  try: give it: --node-ip-address=ADDRESS"
     )
     alone = build(Kind.HEAD, ["ray", "start", "--head"], {"RAY_REDIS_ADDRESS": "127.0.0.1:6379"})
-    assert dataclasses.asdict(placed(alone, {"RAY_REDIS_ADDRESS": "127.0.0.1:6379"}))["gcs_host"] == "127.0.0.1"
+    assert (
+        dataclasses.asdict(placed(alone, {"RAY_REDIS_ADDRESS": "127.0.0.1:6379"}))["gcs_host"] == "127.0.0.1"
+    )

@@ -31,13 +31,15 @@ from rayward.agent.standing import Rank, Standing
 from rayward.agent.timing import Timing
 
 MEMBERS = (
-    {"member": "a", "state": "prepared", "gcs": "10.0.0.1:6379", "address": "10.0.0.1:8008", "seen_ago_s": 0.5},
-    {"member": "b", "state": "leader", "gcs": "10.0.0.2:6379", "address": "10.0.0.2:8008", "seen_ago_s": 0.1},
+    {"member": "a", "state": "prepared", "gcs": "10.0.0.1:6379", "address": "10.0.0.1:8008",
+     "seen_ago_s": 0.5},
+    {"member": "b", "state": "leader", "gcs": "10.0.0.2:6379", "address": "10.0.0.2:8008",
+     "seen_ago_s": 0.1},
     {"member": "c"},
 )  # fmt: skip
 LEADS = Standing(
-    rank=Rank.LEADING, epoch=7, known_epoch=7, reason="leads with epoch 7", leader="b", store=StoreStanding.GOOD,
-    incarnation="i", lease_left=1.26, members=MEMBERS,
+    rank=Rank.LEADING, epoch=7, known_epoch=7, reason="leads with epoch 7", leader="b",
+    store=StoreStanding.GOOD, incarnation="i", lease_left=1.26, members=MEMBERS,
 )  # fmt: skip
 FOLLOWS = replace(LEADS, rank=Rank.STANDBY, epoch=0, leader="b", reason="follows b, epoch 7", lease_left=0.0)
 
@@ -151,10 +153,16 @@ def test_streams_that_nobody_reads_any_more_end(port: Port) -> None:
 
 def test_members_begin_with_the_leader(port: Port) -> None:
     code, body = port.call("GET", "/members")
-    assert (code, body["cluster"], body["paused"], body["leader"], body["epoch"]) == (200, "blue", False, "b", 7)
+    assert (code, body["cluster"], body["paused"], body["leader"], body["epoch"]) == (
+        200,
+        "blue",
+        False,
+        "b",
+        7,
+    )
     assert body["members"] == [
-        {"member": "b", "role": "leader", "state": "leading", "epoch": 7, "lease_left_s": 1.3, "seen_ago_s": 0.1,
-         "gcs": "10.0.0.2:6379", "address": "10.0.0.2:8008"},
+        {"member": "b", "role": "leader", "state": "leading", "epoch": 7, "lease_left_s": 1.3,
+         "seen_ago_s": 0.1, "gcs": "10.0.0.2:6379", "address": "10.0.0.2:8008"},
         {"member": "a", "role": "standby", "state": "prepared", "epoch": None, "lease_left_s": None,
          "seen_ago_s": 0.5, "gcs": "10.0.0.1:6379", "address": "10.0.0.1:8008"},
         {"member": "c", "role": "standby", "state": "unknown", "epoch": None, "lease_left_s": None,
@@ -185,7 +193,9 @@ def test_status_says_how_far_the_head_is(port: Port, standing: Standing, phase: 
 
 def test_status_says_which_fence_is_in_force(port: Port, tmp_path: Path) -> None:
     timer = "a timer ends the GCS 2.5 s after the last renewal"
-    assert port.call("GET", "/status")[1]["fence"] == f"the store refuses writes of every epoch but 7; {timer}"
+    assert (
+        port.call("GET", "/status")[1]["fence"] == f"the store refuses writes of every epoch but 7; {timer}"
+    )
     port.show(FOLLOWS, serving=False)
     assert port.call("GET", "/status")[1]["fence"] == (
         f"the store refuses writes from here (this head does not lead); {timer}"
@@ -228,9 +238,9 @@ WORD: dict[str, Any] = {"epoch": 1, "trouble_for": 1.0, "member": "a", "cluster"
 @pytest.mark.parametrize(
     "change",
     [
-        {"epoch": None}, {"epoch": "1"}, {"epoch": True}, {"epoch": 1.0}, {"trouble_for": None}, {"trouble_for": "1"},
-        {"trouble_for": -1}, {"trouble_for": float("nan")}, {"trouble_for": float("inf")}, {"cluster": "uid-green"},
-        {"cluster": None},
+        {"epoch": None}, {"epoch": "1"}, {"epoch": True}, {"epoch": 1.0}, {"trouble_for": None},
+        {"trouble_for": "1"}, {"trouble_for": -1}, {"trouble_for": float("nan")},
+        {"trouble_for": float("inf")}, {"cluster": "uid-green"}, {"cluster": None},
     ],
 )  # fmt: skip
 def test_no_word_is_given_on_a_question_that_makes_no_sense(port: Port, change: dict[str, Any]) -> None:
@@ -254,7 +264,10 @@ def test_slots_are_the_leaders_to_give(port: Port) -> None:
     assert port.post("/recycle", {"member": "w2", "workers": 5})[1]["granted"] is False
     assert port.post("/recycle", {"member": "w2", "workers": "many"})[1]["granted"] is False
     port.show(FOLLOWS, serving=False)
-    assert port.post("/recycle", {"member": "w1", "workers": 5}) == (409, {"error": "this head does not lead"})
+    assert port.post("/recycle", {"member": "w1", "workers": 5}) == (
+        409,
+        {"error": "this head does not lead"},
+    )
 
 
 def test_a_token_guards_every_post_and_no_get(tmp_path: Path) -> None:

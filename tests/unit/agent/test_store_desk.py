@@ -94,7 +94,12 @@ def client(server: Server) -> Iterator[redis.Redis]:
 
 def test_a_new_namespace_is_marked_with_the_first_acquisition(a: Desk, b: Desk, client: redis.Redis) -> None:
     first = a.look()
-    assert (first.standing, first.fault, first.record, first.incarnation) == (StoreStanding.GOOD, "", None, "")
+    assert (first.standing, first.fault, first.record, first.incarnation) == (
+        StoreStanding.GOOD,
+        "",
+        None,
+        "",
+    )
     assert not client.exists(schema.own_key("ns", "incarnation")), "looking marks nothing"
     took = a.take(("b",))
     assert (took.epoch, took.why, took.unknown) == (1, "", False)
@@ -173,7 +178,9 @@ def test_an_emptied_and_an_older_store_are_known_by_what_is_remembered(a: Desk, 
     a.look()
     client.restore(LEASE, 0, saved, replace=True)
     assert a.look().standing is StoreStanding.OLDER
-    assert a.seen.fault == "the store of namespace 'ns' went back in time: its epoch is 1, and 5 has been seen"
+    assert (
+        a.seen.fault == "the store of namespace 'ns' went back in time: its epoch is 1, and 5 has been seen"
+    )
     client.flushall()
     assert a.look().standing is StoreStanding.EMPTY
     assert a.seen.todo.endswith("rayward store adopt")

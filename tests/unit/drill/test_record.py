@@ -165,9 +165,8 @@ def test_a_cold_start_may_take_longer() -> None:
     assert failures(replace(slow, fault="host-loss", failover=CHANGE), 30), "somebody stood by"
 
 
-def test_a_wiped_store_may_lose_state_but_no_worker() -> None:
-    wiped = replace(
-        GOOD, fault="redis-wiped", actors_lost=2, kv_entries_lost=20, calls_failed=3, writes_lost=5
-    )
+def test_a_wiped_store_may_lose_state_and_workers_but_has_to_come_back() -> None:
+    wiped = replace(GOOD, fault="redis-wiped", actors_lost=2, kv_entries_lost=20, worker_restarts=2)
     assert failures(wiped, 30) == []
-    assert failures(replace(wiped, worker_restarts=1), 30) == ["1 restart of workers"]
+    assert failures(replace(wiped, problems=("no head refused the empty store",)), 30)
+    assert failures(replace(wiped, new_actor_s=None), 30) == ["no new actor within 60 s"]

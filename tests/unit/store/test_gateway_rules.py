@@ -67,7 +67,8 @@ def test_a_piece_that_is_one_value_is_not_copied() -> None:
 @pytest.mark.parametrize(
     "garbage",
     [b"PING\r\n", b"*1\r\n:5\r\n", b"*1\r\n*1\r\n", b"$3\r\nabc\r\n", b"*1\r\n$-1\r\n", b"*x\r\n",
-     b"*1\r\n$2\r\nabc\r\n", b"*2000000\r\n", b"*1\r\n$600000000\r\n", b"*1_0\r\n", b"* 1\r\n", b"*" + b"1" * 50],
+     b"*1\r\n$2\r\nabc\r\n", b"*2000000\r\n", b"*1\r\n$600000000\r\n", b"*1_0\r\n", b"* 1\r\n",
+     b"*" + b"1" * 50],
 )  # fmt: skip
 def test_what_no_client_sends_is_an_error(garbage: bytes) -> None:
     assert words_of_one(garbage) == []
