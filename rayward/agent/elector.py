@@ -32,6 +32,7 @@ from rayward.agent.memory import Memory, Remembered
 from rayward.agent.standing import Rank, Standing
 from rayward.agent.store_desk import Look, StoreDesk
 from rayward.agent.timing import LeaseTiming
+from rayward.store.lease_rules import writer_name
 
 
 def boot_seconds() -> float:
@@ -50,8 +51,8 @@ class Guard:
         """There is no GCS to kill any more."""
         raise NotImplementedError
 
-    def open(self, epoch: int) -> None:
-        """Let the GCS write, under ``epoch``."""
+    def open(self, epoch: int, writer: str) -> None:
+        """Let the GCS write, as ``writer`` of ``epoch``."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -430,7 +431,7 @@ class Elector:
         self._guard.arm(sent + self.timing.fence_after)
         with self._lock:
             self._epoch, self._rank = took.epoch, Rank.LEADING
-        self._guard.open(took.epoch)
+        self._guard.open(took.epoch, writer_name(took.epoch, self.instance))
         self._renewal_sent = self._attempt_at = sent
         self._question_at = self._word_sent = self._trouble_since = None
         self._lost_to, self._store_reset, self._hand_over_to = "", False, None

@@ -150,11 +150,11 @@ class GatewayProcess:
         """Let nothing of a GCS pass from now on; the connections of one that led are closed."""
         self._give({"do": "hold"})
 
-    def lead(self, epoch: int) -> None:
-        """Let commands pass, writes only as long as the lease carries ``epoch``."""
+    def lead(self, epoch: int, writer: str = "") -> None:
+        """Let commands pass, writes only as long as the lease carries ``writer`` (else the epoch alone)."""
         with self._heard:
             self._view = replace(self._view, fenced_by=None, lost="")
-        self._give({"do": "lead", "epoch": epoch})
+        self._give({"do": "lead", "epoch": epoch, "writer": writer or str(epoch)})
 
     def stop(self) -> None:
         """End it, at once; harmless when it does not run."""

@@ -67,9 +67,9 @@ class Guards(Guard):
         self._deadline = None
         self._fence.disarm()
 
-    def open(self, epoch: int) -> None:
+    def open(self, epoch: int, writer: str) -> None:
         self.epoch = epoch
-        self._gateway.lead(epoch)
+        self._gateway.lead(epoch, writer)
 
     def close(self) -> None:
         self.epoch = 0

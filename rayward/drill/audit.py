@@ -43,9 +43,11 @@ def judge(entries: Sequence[AuditEntry], newest: int) -> Finding:
     """What these writes prove, made after ``newest`` was the epoch in force. Pure."""
     if not entries:
         return Finding(None, "no write was audited, so nothing is shown")
-    before = AuditEntry("", newest, "", "", "")
-    verdict = audit_verdict([before, *entries])
-    return Finding(len(verdict.stale), "", len(entries), tuple(sorted({entry.epoch for entry in entries})))
+    older = sum(entry.epoch < newest for entry in entries)
+    verdict = audit_verdict(entry for entry in entries if entry.epoch >= newest)
+    return Finding(
+        older + len(verdict.stale), "", len(entries), tuple(sorted({entry.epoch for entry in entries}))
+    )
 
 
 def position(cluster: LocalCluster, epoch: int) -> Position | None:
@@ -85,9 +87,8 @@ def _next(identity: str) -> str:
 
 def _entry(identity: Any, fields: dict[Any, Any]) -> AuditEntry:
     words = {_text(name): _text(value) for name, value in fields.items()}
-    epoch = words.get("e", "")
-    number = int(epoch) if epoch.isdigit() else 0
-    return AuditEntry(_text(identity), number, words.get("c", ""), words.get("k", ""), words.get("f", ""))
+    writer, command, key, field = (words.get(name, "") for name in "eckf")
+    return AuditEntry(_text(identity), writer, command, key, field)
 
 
 def _text(value: Any) -> str:

@@ -7,10 +7,11 @@ none. It is kept only where ``RAYWARD_AUDIT=1``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, Iterator, List, Tuple
+from typing import Dict, Iterable, Iterator, List, Tuple
 
 from rayward.store import schema
 from rayward.store.channel import StoreConnection
+from rayward.store.lease_rules import epoch_of
 from rayward.store.resp import Reply
 
 _PAGE = 1000
@@ -22,15 +23,21 @@ class AuditEntry:
     the key."""
 
     id: str
-    epoch: int
+    writer: str
     command: str
     key: str
     field: str
 
+    @property
+    def epoch(self) -> int:
+        """The writer's epoch."""
+        return epoch_of(self.writer)
+
 
 @dataclass(frozen=True)
 class AuditVerdict:
-    """What the stream proves. ``stale`` are writes of an epoch after one of a higher epoch: none may be."""
+    """What the stream proves. ``stale`` are writes of an epoch after one of a higher epoch, or of a second
+    writer with one and the same epoch: none may be."""
 
     writes: int
     epochs: Tuple[int, ...]
@@ -57,9 +64,10 @@ def audit_verdict(entries: Iterable[AuditEntry]) -> AuditVerdict:
     writes, highest = 0, 0
     epochs: List[int] = []
     stale: List[AuditEntry] = []
+    writers: Dict[int, str] = {}
     for entry in entries:
         writes += 1
-        if entry.epoch < highest:
+        if entry.epoch < highest or writers.setdefault(entry.epoch, entry.writer) != entry.writer:
             stale.append(entry)
         highest = max(highest, entry.epoch)
         if entry.epoch not in epochs:
@@ -74,10 +82,9 @@ def _entry(reply: Reply) -> AuditEntry:
     assert isinstance(pairs, list)
     words = [word.decode("utf-8", "surrogateescape") if isinstance(word, bytes) else "" for word in pairs]
     fields = dict(zip(words[::2], words[1::2]))
-    epoch = fields.get("e", "")
     return AuditEntry(
         identity.decode(),
-        int(epoch) if epoch.isdigit() else 0,
+        fields.get("e", ""),
         fields.get("c", ""),
         fields.get("k", ""),
         fields.get("f", ""),

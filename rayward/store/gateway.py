@@ -54,7 +54,7 @@ class Gateway:
         self.handlers: Dict[int, Callable[[int], None]] = {}
         self.holding = True
         self.flowing = False
-        self.epoch = 0
+        self.epoch, self.writer = 0, ""
         self.term = 0
         self.full = False
         self.troubled = False
@@ -217,7 +217,7 @@ class Gateway:
             elif what == "hold":
                 self._hold()
             elif what == "lead" and isinstance(order.get("epoch"), int):
-                self._lead(order["epoch"])
+                self._lead(order["epoch"], str(order.get("writer") or order["epoch"]))
             else:
                 _log(f"an order that makes no sense: {str(order)[:200]}")
 
@@ -235,14 +235,14 @@ class Gateway:
             for session in list(self.sessions):
                 session.close()
 
-    def _lead(self, epoch: int) -> None:
+    def _lead(self, epoch: int, writer: str) -> None:
         self.holding = False
         self.flowing = True
         self._lost = ""
-        self.epoch = epoch
+        self.epoch, self.writer = epoch, writer
         self.term += 1
         self._connector.lead(self.term)
-        self.guard.lead(epoch)
+        self.guard.lead(writer)
         for session in list(self.sessions):
             session.pump()
 
@@ -289,7 +289,7 @@ class Gateway:
         assert connection is not None
         # What the lease said before the agent last told us to lead is out of date.
         if not self.holding and self.settings.fenced and opened.term == self.term:
-            judgement = judge_writer(opened.writer, self.epoch)
+            judgement = judge_writer(opened.writer, self.writer)
             if judgement.verdict is not Verdict.AGAIN:
                 self.judged(judgement)
         session = next((session for session in self.sessions if session.wants_upstream), None)

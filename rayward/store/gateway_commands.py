@@ -165,9 +165,9 @@ class Guard:
         # By number of words, command and key: what goes before the rest of the frame, and where that begins.
         self._heads: Dict[Tuple[int, bytes, bytes], Tuple[bytes, int]] = {}
 
-    def lead(self, epoch: int) -> None:
-        """From now on, guard with this epoch."""
-        after = [self._lease_key, str(epoch), *([self._audit_key] if self._audit_key else [])]
+    def lead(self, writer: str) -> None:
+        """From now on, guard with this writer's name: what the lease must carry."""
+        after = [self._lease_key, writer, *([self._audit_key] if self._audit_key else [])]
         self._before_key = _words("EVALSHA", self._digest, "1")
         self._after_key = _words(*after)
         self._added = 3 + len(after)

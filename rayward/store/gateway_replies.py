@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from rayward.store.lease_rules import epoch_of
 from rayward.store.lease_scripts import inner_error
 from rayward.store.resp import ReplyError
 
@@ -58,27 +59,30 @@ _VERDICTS = {
 }
 
 
-def judge(reply: bytes, epoch: int) -> Judgement:
-    """What an error reply (``-...``) to a command that was sent with ``epoch`` means."""
+def judge(reply: bytes, writer: str) -> Judgement:
+    """What an error reply (``-...``) to a command that was sent by ``writer`` means."""
     error = inner_error(ReplyError(reply[1:-2].decode("utf-8", "replace")))
     if error.code == "FENCED":
-        return judge_writer(str(error).partition(" ")[2], epoch)
+        return judge_writer(str(error).partition(" ")[2], writer)
     verdict = _VERDICTS.get(error.code, Verdict.PASS)
     return _PASS if verdict is Verdict.PASS else Judgement(verdict, str(error))
 
 
-def judge_writer(found: str, epoch: int) -> Judgement:
+def judge_writer(found: str, writer: str) -> Judgement:
     """What it means that the lease names this writer (``none``: no lease, ``released``: nobody).
 
     A writer that is ours is no verdict against us: the question was asked with an older epoch of our own.
     """
     if found == "none":
         return Judgement(Verdict.EMPTY, "the store holds no lease")
-    if not found.isdigit():
+    number, epoch = epoch_of(found), epoch_of(writer)
+    if not number:
         return Judgement(Verdict.FENCED, "the lease is released")
-    number = int(found)
-    if number == epoch:
+    if found == writer:
         return Judgement(Verdict.AGAIN, "the epoch has changed", number)
+    if number == epoch:
+        # Possible after a store forgot who took this epoch first; one of the two must not write.
+        return Judgement(Verdict.FENCED, f"another head holds epoch {number}", number)
     if number < epoch:
         return Judgement(Verdict.OLDER, f"the store holds epoch {number}, ours is {epoch}", number)
     return Judgement(Verdict.FENCED, f"the store holds epoch {number}, ours is {epoch}", number)

@@ -337,7 +337,7 @@ class Session:
 
     def _error_passes(self, reply: bytes, entry: Entry, out: List[bytes]) -> bool:
         """Whether an error reply is the client's business; otherwise it has been dealt with."""
-        judgement = judge(reply, self.gateway.epoch)
+        judgement = judge(reply, self.gateway.writer)
         verdict = judgement.verdict
         if verdict is Verdict.PASS:
             return True

@@ -25,7 +25,7 @@ class LeaseToken:
 
 @dataclass(frozen=True)
 class Lease:
-    """The part of the lease that decides. ``writer`` is the epoch that may write, as text; empty for none."""
+    """The part of the lease that decides. ``writer`` names who may write (``writer_name``); empty: nobody."""
 
     epoch: int
     writer: str
@@ -49,6 +49,18 @@ class RenewOutcome(enum.Enum):
     LOST_STORE = "lost-store"
 
 
+def writer_name(epoch: int, instance: str) -> str:
+    """What a gateway's writes carry, different for every acquisition: after a store has forgotten its newest
+    seconds, two heads may hold one and the same epoch."""
+    return f"{epoch}:{instance}"
+
+
+def epoch_of(writer: str) -> int:
+    """The epoch in a writer's name; 0 for anything that is none."""
+    number = writer.partition(":")[0]
+    return int(number) if number.isascii() and number.isdigit() else 0
+
+
 def next_epoch(seen: Optional[LeaseToken], floor: int) -> int:
     """The epoch that an acquisition would carry: higher than the one seen and than any remembered."""
     return max(seen.epoch if seen is not None else 0, floor) + 1
@@ -61,7 +73,7 @@ def acquire(
     if (lease.token if lease is not None else None) != seen:
         return lease, False
     epoch = next_epoch(seen, floor)
-    return Lease(epoch, str(epoch), member, instance, 1, HELD), True
+    return Lease(epoch, writer_name(epoch, instance), member, instance, 1, HELD), True
 
 
 def renew(
@@ -90,9 +102,9 @@ def adopt(lease: Optional[Lease], member: str, floor: int) -> Lease:
     return Lease(epoch, "", member, "", 1, RELEASED)
 
 
-def may_write(lease: Optional[Lease], epoch: int) -> bool:
-    """Whether a write that carries ``epoch`` passes the gateway's script now."""
-    return lease is not None and lease.writer == str(epoch)
+def may_write(lease: Optional[Lease], writer: str) -> bool:
+    """Whether a write that carries this writer's name passes the gateway's script now."""
+    return lease is not None and lease.writer == writer
 
 
 def _holds(lease: Lease, member: str, instance: str, epoch: int) -> bool:

@@ -39,9 +39,9 @@ def inner_error(error: ReplyError) -> ReplyError:
 def guarded_write(audit: bool, fenced: bool) -> str:
     """The script that carries one write of a GCS.
 
-    KEYS[1]: the key that is written. ARGV: the lease key, the writer's epoch, with ``audit`` the audit
+    KEYS[1]: the key that is written. ARGV: the lease key, the writer's name, with ``audit`` the audit
     stream, then the command and its words after the key (about 7,900 at the most, Lua's bound). While the
-    lease names another writer nothing is written and the answer is the error ``FENCED`` with the epoch found,
+    lease names another writer nothing is written and the answer is the error ``FENCED`` with what was found,
     ``released`` (nobody holds the lease) or ``none`` (there is no lease: the store came back empty). Without
     ``fenced`` nothing is compared. An error of the command itself comes back with its own code first, as if
     it had been sent without a script.
@@ -120,7 +120,8 @@ end
 if now[4] == 'held' and ARGV[13] ~= '' and redis.call('HGET', ARGV[13], 'paused') == '1' then
   return {{'PAUSED', redis.call('HGETALL', KEYS[1])}}
 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[5], 'writer', ARGV[5], 'holder', ARGV[6], 'instance', ARGV[7],
+redis.call('HSET', KEYS[1], 'epoch', ARGV[5], 'writer', ARGV[5] .. ':' .. ARGV[7], 'holder', ARGV[6],
+  'instance', ARGV[7],
   'seq', '1', 'state', 'held', 'record', ARGV[8], 'successor', '')
 redis.call('RPUSH', ARGV[9], ARGV[10])
 redis.call('LTRIM', ARGV[9], '-{HISTORY_LENGTH}', '-1')

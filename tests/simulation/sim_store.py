@@ -142,9 +142,11 @@ class SimStore:
         """One guarded write: "ok", or why it was refused."""
         lease = self.lease
         if not self.fence_off:
-            if not rules.may_write(lease, epoch):
-                return "empty" if lease is None else "fenced"
-            if self.unique_writer and lease is not None and lease.instance != instance:
+            if lease is None:
+                return "empty"
+            # Without unique names a gateway would compare epochs alone.
+            same = lease.writer and rules.epoch_of(lease.writer) == epoch
+            if not (rules.may_write(lease, rules.writer_name(epoch, instance)) if self.unique_writer else same):
                 return "fenced"
         told = f"a write of head {head} with epoch {epoch}"
         if lease is None or self.lost:

@@ -13,6 +13,7 @@ from redis_server import Server, running
 from rayward.store.audit import audit_verdict, read_audit
 from rayward.store.lease import LeaseStore
 from rayward.store.lease_record import Acquired
+from rayward.store.lease_rules import epoch_of
 from rayward.store.lease_scripts import guarded_write, inner_error
 from rayward.store.resp import Part, Reply, ReplyError
 from rayward.store.upstream import StoreConnection, StoreSettings, open_connection
@@ -32,31 +33,32 @@ def connection(server: Server) -> Iterator[StoreConnection]:
 
 
 def write(
-    connection: StoreConnection, epoch: int, *words: Part, audit: bool = True, fenced: bool = True
+    connection: StoreConnection, writer: str, *words: Part, audit: bool = True, fenced: bool = True
 ) -> Reply:
     command, key, *rest = words
     stream = [AUDIT] if audit else []
     script = guarded_write(audit, fenced)
-    return connection.call("EVAL", script, 1, key, LEASE, epoch, *stream, command, *rest, timeout=5)
+    return connection.call("EVAL", script, 1, key, LEASE, writer, *stream, command, *rest, timeout=5)
 
 
-def lead(port: int, member: str) -> int:
+def lead(port: int, member: str) -> str:
+    """Take the lease; what its holder's writes carry."""
     store = LeaseStore(settings(port))
     record = store.observe("u").lease
     result = store.acquire(member, member, record.token if record is not None else None, {})
     store.close()
     assert isinstance(result, Acquired)
-    return result.epoch
+    return result.record.writer
 
 
 @pytest.mark.parametrize("audit", [True, False])
 def test_the_leader_writes_what_ray_writes_and_reads_the_same_answers(
     connection: StoreConnection, server: Server, audit: bool
 ) -> None:
-    epoch = lead(server.port, "a")
+    writer = lead(server.port, "a")
 
     def answer(*words: Part) -> Reply:
-        return write(connection, epoch, *words, audit=audit)
+        return write(connection, writer, *words, audit=audit)
 
     assert answer("HSET", KV, b"k\x00\r\n", b"v\xff") == 1
     assert answer("HSET", KV, "k2", "") == 1
@@ -87,15 +89,15 @@ def test_an_old_epoch_is_refused_and_leaves_nothing(
 def test_nobody_writes_after_a_release_or_into_an_emptied_store(
     connection: StoreConnection, server: Server, client: redis.Redis
 ) -> None:
-    epoch = lead(server.port, "a")
+    writer = lead(server.port, "a")
     store = LeaseStore(settings(server.port))
-    store.release("a", "a", epoch)
+    store.release("a", "a", epoch_of(writer))
     store.close()
     with pytest.raises(ReplyError, match=r"^FENCED released$"):
-        write(connection, epoch, "HSET", KV, "k", "v")
+        write(connection, writer, "HSET", KV, "k", "v")
     client.flushall()
     with pytest.raises(ReplyError, match=r"^FENCED none$"):
-        write(connection, epoch, "HSET", KV, "k", "v")
+        write(connection, writer, "HSET", KV, "k", "v")
     assert client.dbsize() == 0
 
 
@@ -110,30 +112,30 @@ def test_with_the_fence_off_an_old_epoch_writes_and_the_audit_shows_it(
 
     verdict = audit_verdict(read_audit(connection, "default"))
 
-    assert (verdict.writes, verdict.epochs) == (3, (old, new))
-    assert [(entry.epoch, entry.command, entry.key, entry.field) for entry in verdict.stale] == [
+    assert (verdict.writes, verdict.epochs) == (3, (epoch_of(old), epoch_of(new)))
+    assert [(entry.writer, entry.command, entry.key, entry.field) for entry in verdict.stale] == [
         (old, "HSET", KV, "c")
     ]
 
 
 def test_a_write_that_failed_is_not_in_the_audit(connection: StoreConnection, server: Server) -> None:
-    epoch = lead(server.port, "a")
+    writer = lead(server.port, "a")
     connection.call("SET", KV, "text", timeout=5)
 
     with pytest.raises(ReplyError) as caught:
-        write(connection, epoch, "HSET", KV, "k", "v")
+        write(connection, writer, "HSET", KV, "k", "v")
 
     assert caught.value.code == "WRONGTYPE"
     assert connection.call("EXISTS", AUDIT, timeout=5) == 0
 
 
 def test_the_audit_is_read_page_by_page(connection: StoreConnection, server: Server) -> None:
-    epoch = lead(server.port, "a")
+    writer = lead(server.port, "a")
     for start in range(0, 2500, 500):
         script = guarded_write(audit=True, fenced=True)
         connection.pipeline(
             [
-                ("EVAL", script, 1, KV, LEASE, epoch, AUDIT, "HSET", f"f{n}", "v")
+                ("EVAL", script, 1, KV, LEASE, writer, AUDIT, "HSET", f"f{n}", "v")
                 for n in range(start, start + 500)
             ],
             timeout=30,
@@ -144,13 +146,13 @@ def test_the_audit_is_read_page_by_page(connection: StoreConnection, server: Ser
 
 def test_errors_inside_carry_their_own_code_first(tmp_path: Path) -> None:
     with running(tmp_path) as server:
-        epoch = lead(server.port, "a")
+        writer = lead(server.port, "a")
         connection = open_connection(settings(server.port), 5)
         client = server.client()
 
         def code(script: str = "") -> str:
             guarded = guarded_write(audit=True, fenced=True)
-            words = ("EVAL", script or guarded, 1, KV, LEASE, epoch, AUDIT, "HSET", "k", "v")
+            words = ("EVAL", script or guarded, 1, KV, LEASE, writer, AUDIT, "HSET", "k", "v")
             with pytest.raises(ReplyError) as caught:
                 connection.call(*words, timeout=5)
             return inner_error(caught.value).code if script else caught.value.code
@@ -172,11 +174,11 @@ def test_errors_inside_carry_their_own_code_first(tmp_path: Path) -> None:
 
 def test_one_declared_key_is_enough_in_a_cluster(tmp_path: Path) -> None:
     with cluster_of(tmp_path, nodes=1) as (node,):
-        epoch = lead(node.port, "a")
+        writer = lead(node.port, "a")
         connection = open_connection(settings(node.port), 5)
         for table in ("KV", "NODE", "ACTOR", "JOB"):
-            assert write(connection, epoch, "HSET", f"RAYdefault@{table}", "k", "v") == 1
+            assert write(connection, writer, "HSET", f"RAYdefault@{table}", "k", "v") == 1
         with pytest.raises(ReplyError, match="FENCED"):
-            write(connection, epoch + 1, "HSET", KV, "k", "v")
+            write(connection, "9:a", "HSET", KV, "k", "v")
         assert audit_verdict(read_audit(connection, "default")).writes == 4
         connection.close()

@@ -74,14 +74,14 @@ def test_the_first_acquisition_is_written_out_in_full(store: LeaseStore, client:
     assert (result.epoch, result.record, result.replicas) == (1, record, 0)
     assert (record.epoch, record.writer, record.holder, record.seq, record.held) == (
         1,
-        "1",
+        "1:head-0-a",
         "head-0",
         1,
         True,
     )
     assert (record.address, record.gcs, record.ttl) == ("10.0.0.1:8008", "10.0.0.1:6379", 3.0)
     assert record.heads == ("head-0", "head-1")
-    assert client.hget("rayward:default:lease", "writer") == b"1"
+    assert client.hget("rayward:default:lease", "writer") == b"1:head-0-a"
     assert [(line["epoch"], line["member"], line["reason"]) for line in store.history()] == [
         (1, "head-0", "test")
     ]
@@ -99,7 +99,7 @@ def test_only_who_saw_the_lease_as_it_is_gets_it(store: LeaseStore) -> None:
     assert "epoch 1 is held by head-0, renewal 2" in refused.reason
 
     taken = won(store, "head-1", seen(store).token)
-    assert (taken.epoch, taken.record.writer) == (2, "2")
+    assert (taken.epoch, taken.record.writer) == (2, "2:head-1-a")
 
 
 def test_the_epoch_passes_over_everything_that_is_remembered(store: LeaseStore) -> None:
@@ -341,7 +341,7 @@ def test_a_lease_is_believed_once_a_replica_has_it(server: Server, tmp_path: Pat
         store = store_at(server.port)
         result = won(store)
         assert (result.replicas, result.acknowledged) == (1, 1)
-        assert replica.client().hget("rayward:default:lease", "writer") == b"1"
+        assert replica.client().hget("rayward:default:lease", "writer") == b"1:head-0-a"
         store.close()
 
 
@@ -485,7 +485,7 @@ def test_the_rights_that_a_fault_advises_are_enough(server: Server, client: redi
     marker = store.claim_incarnation("uid-1", "demo")
     won(store)
     assert store.renew("head-0", "head-0-a", 1, RECORD).outcome is RenewOutcome.RENEWED
-    words = (LEASE, 1, "rayward:default:audit", "HSET", "k", "v")
+    words = (LEASE, "1:head-0-a", "rayward:default:audit", "HSET", "k", "v")
     guarded = guarded_write(audit=True, fenced=True)
     assert store.connection().call("EVAL", guarded, 1, "RAYdefault@KV", *words, timeout=5) == 1
     assert store.release("head-0", "head-0-a", 1)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rayward.agent.config import build, own_command, split_address, store_kind
+from rayward.agent.config import AgentConfig, HeadSettings, build, own_command, split_address, store_kind
 from rayward.agent.decide import Kind
 from rayward.errors import RaywardError
 
@@ -128,3 +128,64 @@ def test_own_command_follows_how_the_agent_was_started() -> None:
         {"A": "1"},
     )
     assert own_command({}, "/bin/rayward", sys.executable)[0] == [sys.executable, "-m", "rayward.agent"]
+
+
+def head_with(**environ: str) -> AgentConfig:
+    return build(Kind.HEAD, HEAD, {"RAY_REDIS_ADDRESS": "r:6379", **environ})
+
+
+def test_a_head_on_redis_takes_part_in_an_election() -> None:
+    environ = {
+        "RAYWARD_CLUSTER": "blue", "RAYWARD_CLUSTER_UID": "uid", "RAYWARD_POD": "a",
+        "RAYWARD_HEADS": "a, b:9,,", "RAYWARD_FENCE": "off", "RAYWARD_AUDIT": "1", "RAYWARD_LEASE_TTL": "6",
+        "RAYWARD_STATE_DIR": "/s", "RAYWARD_AGENT_TOKEN": "t",
+    }  # fmt: skip
+    assert head_with(**environ).head == HeadSettings(
+        "a", "blue", "uid", ("a", "b:9"), fence=False, audit=True, ttl=6.0, state_dir="/s", token="t"
+    )
+    plain = head_with(RAY_external_storage_namespace="ns").head
+    assert plain is not None
+    assert (plain.cluster, plain.cluster_uid, plain.heads, plain.fence, plain.audit) == (
+        "ns",
+        "ns",
+        (),
+        True,
+        False,
+    )
+    assert plain.member, "this machine's name"
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"RAY_gcs_storage": "rocksdb", "RAY_REDIS_ADDRESS": "r:6379"}, {"RAYWARD_HEADS": "a,b"}]
+)
+def test_a_head_on_another_store_takes_part_in_none(environ: dict[str, str]) -> None:
+    assert build(Kind.HEAD, HEAD, environ).head is None
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "sentence"),
+    [
+        ("RAYWARD_LEASE_TTL", "1",
+         "RAYWARD_LEASE_TTL: lease ttl 1 s is too short: one lost renewal and the question to the other heads "
+         "take 2 s, and the fence fires after 0.5 s; use at least 2.5 s\n"
+         "  try: give a longer lease, or leave the default of 3 s"),
+        ("RAYWARD_LEASE_TTL", "soon",
+         "RAYWARD_LEASE_TTL: must be seconds, more than 0 and less than 3600, got 'soon'"),
+        ("RAYWARD_LEASE_TTL", "nan",
+         "RAYWARD_LEASE_TTL: must be seconds, more than 0 and less than 3600, got 'nan'"),
+        ("RAYWARD_LEASE_TTL", "-3",
+         "RAYWARD_LEASE_TTL: must be seconds, more than 0 and less than 3600, got '-3'"),
+        ("RAYWARD_FENCE", "maybe", "RAYWARD_FENCE: must be on or off, got 'maybe'"),
+        ("RAYWARD_AUDIT", "2", "RAYWARD_AUDIT: must be on or off, got '2'"),
+    ],
+)  # fmt: skip
+def test_a_head_refuses_what_it_cannot_work_with(name: str, word: str, sentence: str) -> None:
+    with pytest.raises(RaywardError) as caught:
+        head_with(**{name: word})
+    assert str(caught.value) == sentence
+
+
+def test_the_shortest_lease_that_is_named_is_taken() -> None:
+    config = head_with(RAYWARD_LEASE_TTL="2.5").head
+    assert config is not None
+    assert config.ttl == 2.5

@@ -139,6 +139,20 @@ def test_the_stream_tells_each_change_at_once_and_goes_on_without_one(port: Port
         assert (said["leader"], said["epoch"]) == (False, 0)
 
 
+def test_a_change_is_told_without_waiting_for_the_beat(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayward.agent.server._WATCH_BEAT", 60.0)
+    with socket.create_connection(("127.0.0.1", port.server.server_port), timeout=10) as stream:
+        stream.sendall(b"GET /leader?watch=1 HTTP/1.0\r\n\r\n")
+        lines = stream.makefile("rb")
+        told: list[dict[str, Any]] = []
+        while not told or told[-1]["leader"]:
+            line = lines.readline()
+            if line.startswith(b"{"):
+                told.append(json.loads(line))
+                port.show(FOLLOWS, serving=False)
+        assert told[0]["epoch"] == 7
+
+
 def test_streams_that_nobody_reads_any_more_end(port: Port) -> None:
     def streams() -> int:
         return sum("process_request_thread" in thread.name for thread in threading.enumerate())

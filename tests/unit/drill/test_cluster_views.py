@@ -77,7 +77,7 @@ def test_a_change_of_leader_is_a_change_of_epoch() -> None:
 
 
 def entry(epoch: int) -> AuditEntry:
-    return AuditEntry("1-1", epoch, "HSET", "k", "f")
+    return AuditEntry("1-1", f"{epoch}:i{epoch}", "HSET", "k", "f")
 
 
 def test_a_write_of_an_old_epoch_is_counted_also_right_after_the_last_look() -> None:

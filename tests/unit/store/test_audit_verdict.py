@@ -4,7 +4,7 @@ from rayward.store.audit import AuditEntry, audit_verdict
 
 
 def entries(*epochs: int) -> list[AuditEntry]:
-    return [AuditEntry(f"{n}-0", epoch, "HSET", "RAYx@KV", "f") for n, epoch in enumerate(epochs)]
+    return [AuditEntry(f"{n}-0", f"{epoch}:i{epoch}", "HSET", "RAYx@KV", "f") for n, epoch in enumerate(epochs)]
 
 
 def test_epochs_that_only_grow_prove_one_writer() -> None:
@@ -21,3 +21,10 @@ def test_a_write_of_an_old_epoch_is_found() -> None:
 
 def test_an_empty_stream_proves_nothing_and_accuses_nobody() -> None:
     assert audit_verdict([]).writes == 0
+
+
+def test_two_writers_of_one_epoch_are_found() -> None:
+    # After a store forgot its newest seconds, two heads may have taken one and the same epoch.
+    first, second = (AuditEntry(f"{n}-0", f"4:{who}", "HSET", "k", "f") for n, who in enumerate("ab"))
+
+    assert audit_verdict([first, second, first]).stale == (second,)

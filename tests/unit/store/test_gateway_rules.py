@@ -98,17 +98,17 @@ def test_each_command_is_of_one_sort() -> None:
 
 def test_a_guarded_write_keeps_its_words() -> None:
     guard = Guard("d" * 40, "rayward:x:lease", "")
-    guard.lead(7)
+    guard.lead("7:a")
     for words in (("HSET", "RAYx@KV", "f", b"\r\n\x00"), ("DEL", "k"), ("hdel", "k", *map(str, range(100)))):
         frame = encode(*words)
         name, key = (word.encode() for word in words[:2])  # type: ignore[union-attr]
         for _ in range(2):  # the second is from memory
             found = split_request(guard.wrap(frame, name, key))
             assert found == split_request(
-                encode("EVALSHA", "d" * 40, "1", key, "rayward:x:lease", "7", name, *words[2:])
+                encode("EVALSHA", "d" * 40, "1", key, "rayward:x:lease", "7:a", name, *words[2:])
             )
-    guard.lead(8)
-    assert split_request(guard.wrap(encode("DEL", "k"), b"DEL", b"k"))[5] == b"8"
+    guard.lead("8:a")
+    assert split_request(guard.wrap(encode("DEL", "k"), b"DEL", b"k"))[5] == b"8:a"
 
 
 def test_with_an_audit_and_without_a_guard() -> None:
@@ -144,9 +144,10 @@ def test_a_gcs_is_shown_a_plain_server() -> None:
 @pytest.mark.parametrize(
     ("reply", "verdict", "found"),
     [
-        (b"-FENCED 9\r\n", Verdict.FENCED, 9),
-        (b"-FENCED 7\r\n", Verdict.AGAIN, 7),
-        (b"-FENCED 6\r\n", Verdict.OLDER, 6),
+        (b"-FENCED 9:b\r\n", Verdict.FENCED, 9),
+        (b"-FENCED 7:a\r\n", Verdict.AGAIN, 7),
+        (b"-FENCED 7:b\r\n", Verdict.FENCED, 7),
+        (b"-FENCED 6:a\r\n", Verdict.OLDER, 6),
         (b"-FENCED none\r\n", Verdict.EMPTY, 0),
         (b"-FENCED released\r\n", Verdict.FENCED, 0),
         (b"-NOSCRIPT No matching script\r\n", Verdict.AGAIN, 0),
@@ -167,12 +168,12 @@ def test_a_gcs_is_shown_a_plain_server() -> None:
     ],
 )
 def test_what_an_error_means(reply: bytes, verdict: Verdict, found: int) -> None:
-    judgement = judge(reply, 7)
+    judgement = judge(reply, "7:a")
     assert (judgement.verdict, judgement.found) == (verdict, found)
 
 
 def test_a_strange_writer_is_not_ours() -> None:
-    assert judge_writer("x7", 7).verdict is Verdict.FENCED
+    assert judge_writer("x7", "7:a").verdict is Verdict.FENCED
 
 
 def test_a_repeated_hsetnx() -> None:
