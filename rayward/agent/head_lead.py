@@ -168,7 +168,7 @@ class HeadLead:
         stat: ProcStat | None = read_stat(pid) if pid is not None else None
         watched = ((stat.pid, stat.start_time),) if stat is not None else ()
         if watched != self._watched:
-            self._watched = watched
+            self._watched, self._gateway_died = watched, False  # another one connects to the gateway of now
             self.guards.watch(watched)
         self.elector.report(
             gcs_running=bool(watched) and not prepared, prepared=bool(watched) and prepared, gave_up=""

@@ -32,20 +32,21 @@ def gateway() -> Iterator[Gateway]:
 @pytest.mark.parametrize(
     ("writer", "term", "lost", "holding"),
     [
-        ("4", 1, "", False),
+        ("4:a", 1, "", False),
         ("none", 1, "", False),
-        ("9", 1, "", False),
-        ("4", 2, "older", False),
+        ("9:a", 1, "", False),
+        ("4:a", 2, "older", False),
         ("none", 2, "empty", False),
-        ("9", 2, "", True),
-        ("5", 2, "", False),
+        ("9:a", 2, "", True),
+        ("5:a", 2, "", False),
+        ("5:b", 2, "", True),
     ],
 )
 def test_a_connection_opened_before_we_lead(
     gateway: Gateway, writer: str, term: int, lost: str, holding: bool
 ) -> None:
-    gateway._lead(3)
-    gateway._lead(5)
+    gateway._lead(3, "3:a")
+    gateway._lead(5, "5:a")
     near, far = socket.socketpair()
     with near, far:
         connection = StoreConnection(near, RedisAddress("127.0.0.1", 1))

@@ -338,9 +338,10 @@ def test_a_store_that_lost_everything_is_not_started_on_until_it_is_adopted(clus
     assert a.call("/store/adopt", {}) == (
         200, {"ok": True, "message": "adopted: the GCS starts from what the store holds now"},
     )  # fmt: skip
-    wait(lambda: a.leads() and a.lead()["epoch"] > 1, "a leads anew", a, b)
-    wait(lambda: follows(b, "a"), "b follows", a, b)
-    assert int(cluster.lease()["epoch"]) == a.lead()["epoch"]
+    wait(lambda: any(head.leads() and head.lead()["epoch"] > 1 for head in (a, b)), "one leads anew", a, b)
+    leader, other = sorted((a, b), key=lambda head: not head.leads())
+    wait(lambda: follows(other, leader.member), "the other follows", a, b)
+    assert int(cluster.lease()["epoch"]) == leader.lead()["epoch"]
     assert_one_at_a_time(a, b)
 
 
