@@ -199,7 +199,11 @@ def test_the_audit_names_each_write_and_its_epoch(server: Server, store: redis.R
         gcs = rig.client()
         gcs.ask("HSET", KV, "a", "1")
         gcs.ask("HGET", KV, "a")
+        # A write that overtakes the order on its way to the gateway is refused, and its client with it.
+        rig.process.hold()
+        assert gcs.is_closed()
         rig.lead(5, store)
+        gcs = rig.client()
         gcs.ask("INCRBY", "RAYdefault@JobCounter", "1")
         set_epoch(store, 6)
         gcs.send("HSET", KV, "a", "2")
