@@ -166,8 +166,8 @@ def test_a_head_on_another_store_takes_part_in_none(environ: dict[str, str]) -> 
     ("name", "word", "sentence"),
     [
         ("RAYWARD_LEASE_TTL", "1",
-         "RAYWARD_LEASE_TTL: lease ttl 1 s is too short: one lost renewal and the question to the other heads "
-         "take 2 s, and the fence fires after 0.5 s; use at least 2.5 s\n"
+         "RAYWARD_LEASE_TTL: lease ttl 1 s is too short: one lost renewal and the question to the other "
+         "heads take 2 s, and the fence fires after 0.5 s; use at least 2.5 s\n"
          "  try: give a longer lease, or leave the default of 3 s"),
         ("RAYWARD_LEASE_TTL", "soon",
          "RAYWARD_LEASE_TTL: must be seconds, more than 0 and less than 3600, got 'soon'"),

@@ -135,7 +135,7 @@ def test_a_fence_that_cannot_run_is_never_ready(command: list[str]) -> None:
 
 
 def test_open_and_close_follow_the_epoch(ready: Rig) -> None:
-    ready.guards.open(7)
+    ready.guards.open(7, "7:x")
     assert ready.guards.epoch == 7
     ready.guards.close()
     assert ready.guards.epoch == 0
