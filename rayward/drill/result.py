@@ -66,7 +66,7 @@ def figures(outcome: DrillOutcome) -> dict[str, Any]:
     }
     found.update({name: sum(getattr(run, name) for run in outcome.runs) for name in _SUMS})
     found["stale_writes"] = stale_writes(outcome.runs)
-    found["failovers"] = sum(run.failover is not None for run in outcome.runs)
+    found["failovers"] = sum(changes(run) for run in outcome.runs)
     found["recovered_s"] = spread(run.recovered_s for run in outcome.runs)
     starts = [run.gcs_start_s for run in outcome.runs if run.gcs_start_s is not None]
     found["floor"] = {
@@ -74,6 +74,11 @@ def figures(outcome: DrillOutcome) -> dict[str, Any]:
         "quiet_actor_s": median(outcome.quiet_actors_s) if outcome.quiet_actors_s else None,
     }
     return found
+
+
+def changes(run: RunRecord) -> int:
+    """How many changes of leader a run saw: one for each new epoch."""
+    return max(len(run.epochs) - 1, int(run.failover is not None))
 
 
 def stale_writes(runs: Sequence[RunRecord]) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 from rayward.drill.faults import FAULTS, Fault
 from rayward.drill.order import Order
 from rayward.drill.record import RunRecord, failures
-from rayward.drill.result import DrillOutcome, promise, result_json
+from rayward.drill.result import DrillOutcome, changes, promise, result_json
 from rayward.drill.statistics import spread
 from rayward.drill.table import seconds
 
@@ -165,7 +165,7 @@ def _row(name: str, part: DrillOutcome) -> list[str]:
         seconds(actors["max"]),
         kept,
         seconds(gaps["max"]),
-        str(sum(run.failover is not None for run in runs)),
+        str(sum(changes(run) for run in runs)),
         str(sum(run.worker_restarts for run in runs)),
         str(sum(run.gcs_restarts for run in runs)),
         f"{sum(run.calls_failed for run in runs)} of {sum(run.calls for run in runs):,}",

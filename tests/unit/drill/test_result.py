@@ -139,6 +139,11 @@ def test_the_promise_for_the_median_is_told_apart_from_the_verdict() -> None:
     assert result_json(replace(silent, fault="redis-restart"))["promise"] is None
 
 
+def test_each_new_epoch_is_a_change_of_leader() -> None:
+    found = figures_of(run(1, epochs=(3, 4, 5)), run(2, epochs=(5,)), run(3))
+    assert found["failovers"] == 2
+
+
 def test_a_gcs_that_stayed_did_not_never_come_back() -> None:
     stayed = result_json(outcome(run(1, gcs_ready_s=None, gcs_restarts=0)))
     row = next(row for row in figures_table(stayed)[1] if row[0] == "GCS serves again")
