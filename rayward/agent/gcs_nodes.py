@@ -17,6 +17,9 @@ from rayward.agent import gcs_probe
 from rayward.agent.recycle import NodeState
 
 NODE_INFO = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
+UNREGISTER = "/ray.rpc.NodeInfoGcsService/UnregisterNode"
+# NodeDeathInfo.Reason of Ray.
+_UNEXPECTED = 2
 
 _STREAM = 1
 _WINDOW_UPDATE, _INITIAL_WINDOW_SIZE = 8, 4
@@ -35,6 +38,7 @@ class Node:
     address: str = ""
     raylet_socket: str = ""
     started_ms: int = 0
+    head: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,29 @@ def ask_nodes(host: str, port: int, request: bytes, timeout: float) -> NodesAnsw
         return NodesAnswer(None, f"an answer that cannot be read: {error}")
 
 
+def unregister_heads(host: str, port: int, timeout: float) -> tuple[list[str], str]:
+    """Tell the GCS that every head in its table is gone; the node ids (hex), and what went wrong (or "").
+
+    For a new leader whose own raylet has not begun yet: Ray's table comes from the store and still holds the
+    last leader's raylet as alive. Placement groups wait for an answer of it until Ray finds out by itself
+    (seconds when its host refuses, half a minute when it is silent).
+    """
+    answer = ask_nodes(host, port, b"", timeout)
+    if answer.nodes is None:
+        return [], answer.reason
+    gone = [node.node_id for node in answer.nodes if node.head and node.state is NodeState.ALIVE]
+    for node_id in gone:
+        words = b"another head leads"
+        death = _tagged_number(1, _UNEXPECTED) + _tagged(2, words)
+        message = _tagged(1, bytes.fromhex(node_id)) + _tagged(2, death)
+        try:
+            with socket.create_connection((host, port), timeout=timeout) as sock:
+                _Call(sock, time.monotonic() + timeout).run(message, f"{host}:{port}", UNREGISTER)
+        except (OSError, ValueError) as error:
+            return gone, str(error)
+    return gone, ""
+
+
 class _Call:
     """One unary call on a fresh connection."""
 
@@ -108,7 +135,7 @@ class _Call:
         self._deadline = deadline
         self._data = bytearray()
 
-    def run(self, request: bytes, authority: str) -> bytes:
+    def run(self, request: bytes, authority: str, path: str = NODE_INFO) -> bytes:
         """The message of the answer. Raises OSError when there is none, ValueError for other than gRPC."""
         wide = struct.pack(">HI", _INITIAL_WINDOW_SIZE, _LARGEST_ANSWER)
         more = struct.pack(">I", _LARGEST_ANSWER - 65_535)
@@ -116,7 +143,7 @@ class _Call:
             gcs_probe._PREFACE
             + gcs_probe._frame(gcs_probe._SETTINGS, 0, 0, wide)
             + gcs_probe._frame(_WINDOW_UPDATE, 0, 0, more)
-            + _request(request, authority)
+            + _request(request, authority, path)
         )
         while not self._read_frame():
             pass
@@ -158,11 +185,11 @@ class _Call:
         return bool(flags & gcs_probe._END_STREAM)
 
 
-def _request(message: bytes, authority: str) -> bytes:
+def _request(message: bytes, authority: str, path: str) -> bytes:
     named = (
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", NODE_INFO),
+        (":path", path),
         (":authority", authority),
         ("te", "trailers"),
         ("content-type", "application/grpc"),
@@ -182,6 +209,10 @@ def _one_node(value: bytes, selector_field: int, filter_field: int) -> bytes:
 
 def _tagged(field: int, value: bytes) -> bytes:
     return bytes([field << 3 | _BYTES]) + _varint(len(value)) + value
+
+
+def _tagged_number(field: int, value: int) -> bytes:
+    return _varint(field << 3 | _VARINT) + _varint(value)
 
 
 def _varint(value: int) -> bytes:
@@ -218,6 +249,7 @@ def _node(message: bytes) -> Node:
         address=text(2),
         raylet_socket=text(3),
         started_ms=started if isinstance(started, int) else 0,
+        head=known.get(25, 0) == 1,
     )
 
 

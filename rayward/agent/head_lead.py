@@ -74,10 +74,11 @@ class HeadLead:
             else None
         )
         self.memory = Memory(settings.state_dir, f"{settings.cluster}-{settings.member}")
+        self._desk = StoreDesk(self._store, settings, self.timing)
         self.elector = Elector(
             settings,
             self.timing,
-            StoreDesk(self._store, settings, self.timing),
+            self._desk,
             Electorate(watch, self.timing, settings.token),
             self.guards,
             self.memory,
@@ -178,6 +179,12 @@ class HeadLead:
         """A node is being started or prepared: from here on its GCS has a living gateway."""
         self._gateway_died = False
         self._prepared_on = self.standing.incarnation
+
+    def foreign_session(self, own: str) -> str:
+        """The session's name in the store when it is not ``own``, else empty. ``ray start`` invents one when
+        the store does not answer it within a second; a GCS prepared with that could never lead."""
+        stored = self._desk.session_name()
+        return stored if stored and own and stored != own else ""
 
     @property
     def cluster(self) -> str:

@@ -225,6 +225,12 @@ class StoreDesk:
             )
         return marker.id, epoch
 
+    def session_name(self) -> str:
+        """The name of Ray's session in the store; empty when there is none or nobody answers in time."""
+        with self._patient_lock, contextlib.suppress(StoreAwayError):
+            return self._patient.session_name(timeout=self._timing.store_timeout)
+        return ""
+
     # -- how a view becomes a look -----------------------------------------------------------------------
 
     def _looked(self, view: StoreView, remembered: Remembered) -> Look:

@@ -31,6 +31,7 @@ from rayward.agent.decide import (
 from rayward.agent.decide_rank import decide_rank, with_lead
 from rayward.agent.events import EventLog
 from rayward.agent.forwarder import Forwarder
+from rayward.agent.gcs_nodes import unregister_heads
 from rayward.agent.gcs_probe import Serving
 from rayward.agent.head_lead import HeadLead
 from rayward.agent.looking import Looking
@@ -267,6 +268,12 @@ class Supervisor:
 
     def _act_on_rank(self, action: Action, lead: HeadLead) -> None:
         if action.step is Step.HOLD:
+            tracked = self._node.tracked.get(Role.GCS)
+            own = processes.option(tracked.launch.argv, "session-name") if tracked is not None else None
+            stored = lead.foreign_session(own or "")
+            if stored:
+                self._discard(f"ray start began session {own}, but the store holds {stored}")
+                return
             self._node.hold_start()
             self._phase, self._prepared_at = Phase.PREPARED, time.monotonic()
             self.events.add("Prepared", "a GCS stands by: started, and held before it reads the store")
@@ -281,12 +288,15 @@ class Supervisor:
         elif action.step is Step.GIVE_WAY:
             lead.elector.give_way(action.reason)
         elif action.step is Step.DISCARD:
-            self.events.add("Discarded", action.reason)
-            self._failed_prepares, self._failed_prepare_at = self._failed_prepares + 1, time.monotonic()
-            self._node.stop(0.5)
-            self._phase = self._first_phase()
+            self._discard(action.reason)
         elif action.step is Step.STAND_BY:
             self._stand_by(action.reason, lead)
+
+    def _discard(self, reason: str) -> None:
+        self.events.add("Discarded", reason)
+        self._failed_prepares, self._failed_prepare_at = self._failed_prepares + 1, time.monotonic()
+        self._node.stop(0.5)
+        self._phase = self._first_phase()
 
     def _stand_by(self, reason: str, lead: HeadLead) -> None:
         """End the node at once, the GCS first; what it was belongs to another head now."""
@@ -421,6 +431,10 @@ class Supervisor:
         since = "its death" if self._gcs_died_at == self._gcs_down_since else "this head was given the lead"
         self._recoveries = [*self._recoveries, {"died": self._gcs_down_since, "seconds": seconds}][-50:]
         self._gcs_down_since = None
+        if self.lead is not None and Role.RAYLET not in self._node.tracked:
+            threading.Thread(
+                target=_unregister_heads, args=(self.events, *self._gcs_place()), daemon=True
+            ).start()
         self.events.add(
             "GcsRecovered", f"the GCS serves again, {seconds:.2f} s after {since}", seconds=seconds
         )
@@ -456,3 +470,10 @@ def _end_leaderless(forwarder: Forwarder) -> None:
     while forwarder.status().leads:
         time.sleep(0.05)
     forwarder.stop()
+
+
+def _unregister_heads(events: EventLog, host: str, port: int) -> None:
+    gone, problem = unregister_heads(host, port, 2.0)
+    if gone or problem:
+        told = f"the last leader's raylet is taken out of the node table ({', '.join(gone) or 'none found'})"
+        events.add("OldHeadUnregistered", f"{told}: {problem}" if problem else told)

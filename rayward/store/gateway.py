@@ -298,6 +298,9 @@ class Gateway:
             return
         if not self._write_refused:
             self.troubled = False
+            # It has just answered. A pause left from an old fault would hold up the next promotion, or let
+            # `ray start` give up its one question, the session's name, after a second.
+            self._connector.worked()
             self._store_is("ok", "")
         session.attach(connection)
 

@@ -238,6 +238,12 @@ class LeaseStore:
         lines = reply if isinstance(reply, list) else []
         return [parse_json(line.decode("utf-8", "replace")) for line in lines if isinstance(line, bytes)]
 
+    def session_name(self, timeout: float = TIMEOUT_S) -> str:
+        """The name of Ray's session in this store (Ray 2.38 or later); empty where there is none."""
+        key = schema.table_key(self._settings.namespace, "KV")
+        reply = self._ask(timeout, "HGET", key, "@namespace_session:session_name")
+        return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
+
     def connection(self, timeout: float = TIMEOUT_S) -> StoreConnection:
         """The connection, opened where there is none or where the server has closed it."""
         if self._connection is not None and _is_dead(self._connection):
