@@ -338,7 +338,7 @@ class Supervisor:
         self._phase, self._adopted_at = Phase.RUNNING, time.monotonic()
         if self.config.kind is Kind.WORKER:
             self._eyes.watch.stop()
-        elif self._eyes.watch.served_at is None:
+        elif self._eyes.watch.ended or self._eyes.watch.served_at is None:
             self._eyes.watch_gcs(*self._gcs_place())
         names = ", ".join(sorted(role.value for role in found))
         self.events.add("NodeStarted", f"watching {names}", roles=sorted(role.value for role in found))

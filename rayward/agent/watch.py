@@ -45,6 +45,11 @@ class GcsWatch:
         self._ended = True
         self._wake.set()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was stopped: what it found last is history."""
+        return self._ended
+
     def reset(self) -> None:
         """Forget what was seen: another process stands behind the address from now on."""
         with self._lock:

@@ -146,7 +146,9 @@ class SimStore:
                 return "empty"
             # Without unique names a gateway would compare epochs alone.
             same = lease.writer and rules.epoch_of(lease.writer) == epoch
-            if not (rules.may_write(lease, rules.writer_name(epoch, instance)) if self.unique_writer else same):
+            if not (
+                rules.may_write(lease, rules.writer_name(epoch, instance)) if self.unique_writer else same
+            ):
                 return "fenced"
         told = f"a write of head {head} with epoch {epoch}"
         if lease is None or self.lost:

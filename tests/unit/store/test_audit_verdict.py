@@ -4,7 +4,9 @@ from rayward.store.audit import AuditEntry, audit_verdict
 
 
 def entries(*epochs: int) -> list[AuditEntry]:
-    return [AuditEntry(f"{n}-0", f"{epoch}:i{epoch}", "HSET", "RAYx@KV", "f") for n, epoch in enumerate(epochs)]
+    return [
+        AuditEntry(f"{n}-0", f"{epoch}:i{epoch}", "HSET", "RAYx@KV", "f") for n, epoch in enumerate(epochs)
+    ]
 
 
 def test_epochs_that_only_grow_prove_one_writer() -> None:
