@@ -19,19 +19,17 @@ from rayward.agent.electorate import Electorate, Question
 from rayward.agent.events import EventLog
 from rayward.agent.lead import (
     LeadAction,
-    LeaderLink,
     LeadStep,
     LeadView,
-    RecordView,
     StoreStanding,
-    WordView,
     decide_lead,
-    give_word,
 )
 from rayward.agent.memory import Memory, Remembered
+from rayward.agent.sighting import Sighting
 from rayward.agent.standing import Rank, Standing
-from rayward.agent.store_desk import Look, StoreDesk
+from rayward.agent.store_desk import StoreDesk
 from rayward.agent.timing import LeaseTiming
+from rayward.agent.word import Word
 from rayward.store.lease_rules import writer_name
 
 
@@ -89,7 +87,6 @@ class Elector:
         self.address, self.gcs = address, gcs
         self._desk, self._electorate, self._guard = desk, electorate, guard
         self._memory, self._events, self._on_change = memory, events, on_change
-        self._lock = threading.Lock()
         self._wake = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="elector", daemon=True)
@@ -98,9 +95,7 @@ class Elector:
         # What this loop knows; only its own thread writes it, except where the lock is held.
         self._epoch = 0
         self._rank = Rank.STANDBY
-        self._acquiring = False
-        self._promise_until = 0.0
-        self._promised_epoch = 0
+        self._word = Word(timing.ttl)
         self._look_now = False
         self._armed = False
         self._renewal_sent = self._attempt_at = 0.0
@@ -111,10 +106,8 @@ class Elector:
         self._lost_to = ""
         self._store_reset = False
         self._written_heads: tuple[str, ...] = ()
-        self._look = Look()
-        self._look_at = self._good_look_at = float("-inf")
-        self._token_since = self._instance_since = time.monotonic()
-        self._acquire_unknown = False
+        self._sight = Sighting(settings.member, address, timing, electorate)
+        self._look_at = float("-inf")
         # What others ask of it.
         self._hand_over_to: str | None = None
         self._forced = False
@@ -147,7 +140,7 @@ class Elector:
             return False, f"the store is {standing.store.value}: nobody could take the lease"
         if not standing.leads:
             return False, f"this head does not lead; {standing.leader or 'nobody'} does"
-        ready = self._electorate.prepared_heads(self._look.members, self.settings.member)
+        ready = self._prepared_others()
         if to and to not in ready:
             told = ", ".join(ready) or "none"
             return False, f"{to} is not prepared to take over (prepared: {told})"
@@ -176,20 +169,8 @@ class Elector:
 
     def word(self, asked_epoch: int, trouble_for: float) -> tuple[bool, str]:
         """A head that leads and cannot reach the store asks for this one's word not to lead for a TTL."""
-        now = time.monotonic()
-        with self._lock:
-            given, why = give_word(
-                WordView(
-                    asked_epoch=asked_epoch,
-                    own_epoch=self._epoch,
-                    acquiring=self._acquiring or self._acquire_unknown,
-                    known_epoch=max(self._memory.now.epoch, self.standing.known_epoch),
-                    trouble_for=trouble_for,
-                    good_look_ago=now - self._good_look_at if self._good_look_at > 0 else None,
-                )
-            )
-            if given:
-                self._promise_until, self._promised_epoch = now + self.timing.ttl, asked_epoch
+        known = max(self._memory.now.epoch, self.standing.known_epoch)
+        given, why = self._word.give(asked_epoch, trouble_for, lambda: self._epoch, known)
         if not given:
             # The next question comes soon; by then this head knows whether it reaches the store.
             self._look_now = True
@@ -214,7 +195,7 @@ class Elector:
             StoreStanding.FOREIGN,
         ) and not (self._epoch and self._store_reset):
             return False, f"there is nothing to adopt: the store is {self.standing.store.value}"
-        incarnation, epoch = self._desk.adopt(max(self._memory.now.epoch, self._promised_epoch))
+        incarnation, epoch = self._desk.adopt(max(self._memory.now.epoch, self._word.epoch))
         self._memory.keep(Remembered(incarnation, epoch))
         self._events.add("StoreAdopted", "the store is taken as it is; the cluster starts from what it holds")
         self._lost_to = "the store was adopted: the cluster starts afresh from it" if self._epoch else ""
@@ -258,15 +239,7 @@ class Elector:
             return 0.02
         if self._epoch:
             return 0.1
-        return 0.05 if self._hurry() else min(0.25, self.timing.renew_interval)
-
-    def _hurry(self) -> bool:
-        """Whether the next look may decide, for the lease runs out; not when this has gone on for long, as
-        it does where nobody may lead."""
-        look = self._look
-        if look.standing is not StoreStanding.GOOD or look.record is None or look.record.released:
-            return False
-        return self.timing.ttl * 0.8 < time.monotonic() - self._token_since < self.timing.ttl * 2
+        return 0.05 if self._sight.decides_soon else min(0.25, self.timing.renew_interval)
 
     def _cycle(self) -> bool:
         """One look, one decision, one step; True when the loop is over."""
@@ -275,7 +248,7 @@ class Elector:
             if self._armed and not self._gcs_running:
                 self._armed = False
                 self._guard.disarm()  # or it would kill the next GCS that is prepared here
-        promised_until = self._promise_until
+        promised_until = self._word.until
         action = decide_lead(self._view(), self.timing)
         if action.step is LeadStep.ACQUIRE:
             self._acquire(action, promised_until)
@@ -295,72 +268,32 @@ class Elector:
         return False
 
     def _view(self) -> LeadView:
-        now, boot = time.monotonic(), boot_seconds()
-        look = self._look
+        boot, look = boot_seconds(), self._sight.look
         return LeadView(
             epoch=self._epoch,
             paused=look.paused,
             stopping=self._stopping,
             store=look.standing,
             store_fault=look.fault,
-            record=self._record_view(now),
-            link=self._link(now),
+            record=self._sight.record(),
+            link=self._sight.link(),
             since_renewal=boot - self._renewal_sent,
             since_attempt=boot - self._attempt_at,
             since_question=None if self._question_at is None else boot - self._question_at,
             since_word=None if self._word_sent is None else boot - self._word_sent,
-            promise_left=self._promise_left(now),
+            promise_left=self._word.left(self._sight.released_epoch()),
             lost_to=self._lost_to,
             store_reset=self._store_reset,
             prepared=self._prepared,
-            others_prepared=self._electorate.prepared_heads(look.members, self.settings.member),
+            others_prepared=self._prepared_others(),
             asked_to_hand_over=self._hand_over_to,
             gave_up=self._gave_up,
             fence_fired=self._guard.fired() if self._epoch else "",
             fence_ready=self._guard.ready(),
             namesake=look.namesake,
             forced=self._forced,
-            none_for=now - self._token_since,
+            none_for=self._sight.unchanged_for,
             gcs_running=self._gcs_running,
-        )
-
-    def _promise_left(self, now: float) -> float:
-        record = self._look.record
-        # Only its own holder frees us from the word: an adopted or an older lease says nothing of it.
-        if (
-            record is not None
-            and record.released
-            and record.instance
-            and record.epoch == self._promised_epoch
-        ):
-            return 0.0
-        return max(0.0, self._promise_until - now)
-
-    def _link(self, now: float) -> LeaderLink:
-        record = self._look.record
-        if record is None:
-            return LeaderLink.UNKNOWN
-        link = self._electorate.link_to(record.holder, record.address)
-        # A refusal may be older than this holder: its agent may just have come back and taken the lease.
-        fresh = now - self._instance_since < self.timing.gone_after
-        return LeaderLink.UNKNOWN if fresh and link is LeaderLink.GONE else link
-
-    def _record_view(self, now: float) -> RecordView | None:
-        record = self._look.record
-        if record is None:
-            return None
-        own = record.holder == self.settings.member
-        return RecordView(
-            holder=record.holder,
-            epoch=record.epoch,
-            released=record.released,
-            successor=record.successor,
-            unchanged_for=now - self._token_since,
-            ours=own,
-            same_place=own and record.address == self.address,
-            listed=self.settings.member in record.heads,
-            for_us=record.successor == self.settings.member,
-            adopted=record.released and not record.instance,
         )
 
     # -- a standby's steps -------------------------------------------------------------------------------
@@ -368,25 +301,21 @@ class Elector:
     def _look_at_store(self) -> None:
         now = time.monotonic()
         woken = (
-            self._hurry() or self._electorate.changed_since(self._look_at) or self._forced or self._look_now
+            self._sight.decides_soon
+            or self._electorate.changed_since(self._look_at)
+            or self._forced
+            or self._look_now
         )
         if now - self._look_at < self.timing.renew_interval and not woken:
             return
-        before = self._look
+        before = self._sight.look
         self._look_at, self._look_now = now, False
         look = self._desk.look(self._entry(), before, self._memory.now)
+        self._word.looked(now, look.standing is StoreStanding.GOOD)
         if look.standing is StoreStanding.GOOD:
-            with self._lock:
-                self._good_look_at, self._acquire_unknown = now, False
             known = look.record.epoch if look.record else 0
             self._memory.keep(Remembered(look.incarnation, max(known, self._memory.now.epoch)))
-        else:
-            self._good_look_at = float("-inf")
-        if look.token != before.token or before.standing is StoreStanding.UNASKED:
-            self._token_since = time.monotonic()
-        if _instance(look) != _instance(before):
-            self._instance_since = time.monotonic()
-        self._look = look
+        self._sight.take(look)
 
     def _entry(self) -> dict[str, Any]:
         state = self._rank.value if self._epoch else "prepared" if self._prepared else "standing by"
@@ -396,41 +325,37 @@ class Elector:
         }  # fmt: skip
 
     def _acquire(self, action: LeadAction, decided_until: float) -> None:
-        with self._lock:
-            if self._promise_until > decided_until:
-                return  # the word was given since the decision
-            self._acquiring = True
+        if not self._word.begin_acquiring(decided_until):
+            return
+        unsure = True
         try:
-            self._take(action)
+            unsure = self._take(action)
         finally:
-            with self._lock:
-                self._acquiring = False
+            self._word.end_acquiring(unsure)
 
-    def _take(self, action: LeadAction) -> None:
+    def _take(self, action: LeadAction) -> bool:
+        """Try to take the lease; whether nobody can say if it was taken."""
         sent = boot_seconds()
-        heads = self._electorate.heads_with_a_say(self._look.members, self.settings.member)
-        own = self._look.record is not None and self._look.record.holder == self.settings.member
+        heads = self._electorate.heads_with_a_say(self._sight.look.members, self.settings.member)
+        own = self._sight.look.record is not None and self._sight.look.record.holder == self.settings.member
         took = self._desk.acquire(
             self._entry(),
-            self._look,
+            self._sight.look,
             heads,
             self._memory.now.epoch,
             action.reason,
             heed_pause=not (self._forced or own),
         )
         if not took.epoch:
-            with self._lock:
-                self._acquire_unknown = took.unknown
             self._look_at = float("-inf")
             self._say("LeaseNotTaken", f"{action.reason}, but {took.why}")
-            return
+            return took.unknown
         if boot_seconds() - sent >= self.timing.fence_after:
             self._say("LeaseNotTaken", "the store answered too late for the lease to be of use")
-            return
+            return False
         self._armed = True
         self._guard.arm(sent + self.timing.fence_after)
-        with self._lock:
-            self._epoch, self._rank = took.epoch, Rank.LEADING
+        self._epoch, self._rank = took.epoch, Rank.LEADING
         self._guard.open(took.epoch, writer_name(took.epoch, self.instance))
         self._renewal_sent = self._attempt_at = sent
         self._question_at = self._word_sent = self._trouble_since = None
@@ -441,16 +366,17 @@ class Elector:
             "LeaseAcquired", f"leads with epoch {took.epoch}: {action.reason}", epoch=took.epoch,
             replicas=took.replicas,
         )  # fmt: skip
+        return False
 
     # -- a leader's steps --------------------------------------------------------------------------------
 
     def _renew(self) -> None:
         sent = self._attempt_at = boot_seconds()
-        heads = self._electorate.heads_with_a_say(self._look.members, self.settings.member)
+        heads = self._electorate.heads_with_a_say(self._sight.look.members, self.settings.member)
         # Until an answer says which list the record holds, every list that was sent may be it.
         self._written_heads = tuple(sorted({*self._written_heads, *heads}))
-        look, lost_to, reset = self._desk.renew(self._entry(), self._epoch, heads, self._look)
-        self._look, self._store_reset = look, reset
+        look, lost_to, reset = self._desk.renew(self._entry(), self._epoch, heads, self._sight.look)
+        self._sight.look, self._store_reset = look, reset
         if lost_to:
             self._lost_to = lost_to
             return
@@ -469,7 +395,7 @@ class Elector:
         sent = self._question_at = boot_seconds()
         trouble_for = sent - (self._trouble_since or sent)
         question = Question(self._epoch, self.settings.member, trouble_for, self.settings.cluster_uid)
-        gave, why_not = self._electorate.ask_all(self._written_heads, self._look.members, question)
+        gave, why_not = self._electorate.ask_all(self._written_heads, self._sight.look.members, question)
         if why_not:
             self._say("WordRefused", f"the store is away and a head does not vouch: {why_not}")
             return
@@ -480,8 +406,7 @@ class Elector:
     def _step_down(self, reason: str) -> None:
         self._guard.close()
         epoch = self._epoch
-        with self._lock:
-            self._epoch, self._rank = 0, Rank.STANDBY
+        self._epoch, self._rank = 0, Rank.STANDBY
         self._hand_over_to, self._look_at = None, float("-inf")
         self._events.add("SteppedDown", f"epoch {epoch} ends here: {reason}", epoch=epoch)
 
@@ -496,11 +421,13 @@ class Elector:
         self._guard.disarm()
         successor = self._hand_over_to or ""
         if not successor and not self._stopping:
-            successor = (*self._electorate.prepared_heads(self._look.members, self.settings.member), "")[0]
+            successor = (
+                *self._prepared_others(),
+                "",
+            )[0]
         released, why = self._desk.release(self.settings.member, self.instance, self._epoch, successor)
         epoch = self._epoch
-        with self._lock:
-            self._epoch, self._rank = 0, Rank.STANDBY
+        self._epoch, self._rank = 0, Rank.STANDBY
         self._hand_over_to, self._look_at = None, float("-inf")
         told = f"released epoch {epoch}" + (f" for {successor}" if successor else "")
         self._events.add("LeaseReleased", told if released else f"{told} failed: {why}", epoch=epoch)
@@ -515,7 +442,7 @@ class Elector:
             self._events.add(reason, sentence)
 
     def _publish(self, action: LeadAction) -> None:
-        look, before = self._look, self.standing
+        look, before = self._sight.look, self.standing
         leader = self._electorate.leader()
         record = look.record
         vouched = max(self._renewal_sent, self._word_sent or 0.0)
@@ -543,14 +470,15 @@ class Elector:
         if replace(before, lease_left=0.0, members=()) != replace(self.standing, lease_left=0.0, members=()):
             self._on_change()
 
+    def _prepared_others(self) -> tuple[str, ...]:
+        return self._electorate.prepared_heads(self._sight.look.members, self.settings.member)
+
     def _can_hand_over(self) -> bool:
-        prepared = self._electorate.prepared_heads(self._look.members, self.settings.member)
-        return bool(prepared) and not self._look.paused and self._look.standing is StoreStanding.GOOD
+        prepared = self._prepared_others()
+        return (
+            bool(prepared) and not self._sight.look.paused and self._sight.look.standing is StoreStanding.GOOD
+        )
 
     def _leader_name(self) -> str:
-        record = self._look.record
+        record = self._sight.look.record
         return record.holder if record is not None and not record.released else ""
-
-
-def _instance(look: Look) -> str:
-    return look.record.instance if look.record is not None else ""
