@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import socket
-import ssl
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -240,7 +240,7 @@ def _cause(error: BaseException) -> tuple[FaultKind, str, bool]:
 
 
 def _socket_cause(chain: Sequence[BaseException], names: set[str], text: str) -> tuple[FaultKind, str, bool]:
-    if any(isinstance(link, ssl.SSLError) for link in chain):
+    if any(_is_tls_error(link) for link in chain):
         return FaultKind.TLS, "the TLS handshake failed", False
     if any(isinstance(link, socket.gaierror) for link in chain):
         return FaultKind.UNRESOLVED, "the host name cannot be resolved", True
@@ -251,6 +251,12 @@ def _socket_cause(chain: Sequence[BaseException], names: set[str], text: str) ->
     if any(isinstance(link, OSError) for link in chain) or "connection closed" in text:
         return FaultKind.OTHER, "the connection broke", True
     return FaultKind.OTHER, "it answered with an error", False
+
+
+def _is_tls_error(error: BaseException) -> bool:
+    # Who has not loaded ssl (4.5 MB, and a library that not every user can load) has no error of it.
+    tls = sys.modules.get("ssl")
+    return tls is not None and isinstance(error, tls.SSLError)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import ssl
 import struct
 from collections import deque
-from typing import Deque, Optional
+from typing import Deque, Optional, Tuple, Type
 
 _READ_SIZE = 256 * 1024
-_LATER = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_LATER: Tuple[Type[OSError], ...] = (BlockingIOError, InterruptedError)
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -20,7 +19,7 @@ class Stream:
     connection is broken.
     """
 
-    __slots__ = ("_out", "_poller", "_reading", "_watched", "fd", "out_bytes", "sock")
+    __slots__ = ("_later", "_out", "_poller", "_reading", "_watched", "fd", "out_bytes", "sock")
 
     def __init__(self, sock: socket.socket, poller: select.epoll) -> None:
         sock.setblocking(False)
@@ -28,6 +27,7 @@ class Stream:
         self.fd = sock.fileno()
         self.out_bytes = 0
         self._poller = poller
+        self._later = _LATER if type(sock) is socket.socket else _later_with_tls()
         self._out: Deque[memoryview] = deque()
         self._reading = True
         self._watched = select.EPOLLIN
@@ -39,7 +39,7 @@ class Stream:
         if not self._out:
             try:
                 sent = self.sock.send(data)
-            except _LATER:
+            except self._later:
                 sent = 0
             if sent == len(data):
                 return
@@ -54,7 +54,7 @@ class Stream:
         while self._out:
             try:
                 sent = self.sock.send(self._out[0])
-            except _LATER:
+            except self._later:
                 return
             self.out_bytes -= sent
             if sent < len(self._out[0]):
@@ -68,7 +68,7 @@ class Stream:
         # A TLS record (16 KiB) always fits, so nothing that is decrypted stays behind epoll's back.
         try:
             return self.sock.recv(_READ_SIZE)
-        except _LATER:
+        except self._later:
             return None
 
     @property
@@ -100,3 +100,9 @@ class Stream:
         if wanted != self._watched:
             self._watched = wanted
             self._poller.modify(self.fd, wanted)
+
+
+def _later_with_tls() -> Tuple[Type[OSError], ...]:
+    import ssl  # noqa: PLC0415 - 4.5 MB that only those with TLS pay
+
+    return (*_LATER, ssl.SSLWantReadError, ssl.SSLWantWriteError)

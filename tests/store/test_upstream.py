@@ -111,7 +111,7 @@ def test_a_password_file_is_read_at_every_connect(tmp_path: Path) -> None:
 
 
 def test_questions_that_are_forbidden_are_not_needed(server: Server, client: redis.Redis) -> None:
-    client.execute_command("ACL", "SETUSER", "few", "on", ">x", "~rayward:*", "+exists", "+auth")
+    client.execute_command("ACL", "SETUSER", "few", "reset", "on", ">x", "~rayward:*", "+exists", "+auth")
 
     assert port_of(settings(f"redis://few:x@127.0.0.1:{server.port}")) == server.port
 
