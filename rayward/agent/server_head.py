@@ -54,10 +54,11 @@ class HeadViews:
         seen = self._lead.standing
         leads = entry["member"] == seen.leader
         quiet = entry.get("seen_ago_s")
+        silent = not leads and isinstance(quiet, (int, float)) and quiet > self._lead.timing.ttl
         return {
             "member": entry["member"],
-            "role": "leader" if leads else "standby",
-            "state": "leading" if leads else str(entry.get("state", "unknown")),
+            "role": "leader" if leads else "unknown" if silent else "standby",
+            "state": "leading" if leads else "silent" if silent else str(entry.get("state", "unknown")),
             "epoch": seen.epoch or seen.known_epoch if leads else None,
             "lease_left_s": round(seen.lease_left, 1) if leads and seen.epoch else None,
             "seen_ago_s": quiet,

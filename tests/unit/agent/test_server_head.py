@@ -36,6 +36,7 @@ MEMBERS = (
     {"member": "b", "state": "leader", "gcs": "10.0.0.2:6379", "address": "10.0.0.2:8008",
      "seen_ago_s": 0.1},
     {"member": "c"},
+    {"member": "d", "state": "leader", "seen_ago_s": 6.2},
 )  # fmt: skip
 LEADS = Standing(
     rank=Rank.LEADING, epoch=7, known_epoch=7, reason="leads with epoch 7", leader="b",
@@ -181,6 +182,9 @@ def test_members_begin_with_the_leader(port: Port) -> None:
          "seen_ago_s": 0.5, "gcs": "10.0.0.1:6379", "address": "10.0.0.1:8008"},
         {"member": "c", "role": "standby", "state": "unknown", "epoch": None, "lease_left_s": None,
          "seen_ago_s": None, "gcs": "", "address": ""},
+        # A head that was lost: what it last wrote of itself is history.
+        {"member": "d", "role": "unknown", "state": "silent", "epoch": None, "lease_left_s": None,
+         "seen_ago_s": 6.2, "gcs": "", "address": ""},
     ]  # fmt: skip
 
 
