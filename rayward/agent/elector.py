@@ -235,11 +235,17 @@ class Elector:
         self._publish(LeadAction(LeadStep.WAIT, told))
 
     def _pause(self) -> float:
+        """Seconds until something is due by itself; whatever else matters wakes the loop."""
         if self._rank is Rank.HANDING_OVER:
             return 0.02
-        if self._epoch:
+        look, interval = self._sight.look, self.timing.renew_interval
+        if look.standing is not StoreStanding.GOOD or self._store_reset:
             return 0.1
-        return 0.05 if self._sight.decides_soon else min(0.25, self.timing.renew_interval)
+        if self._epoch:
+            return max(0.02, self._attempt_at + interval - boot_seconds())
+        if self._sight.decides_soon or look.record is None or look.record.released:
+            return 0.05
+        return max(0.05, self._look_at + interval - time.monotonic())
 
     def _cycle(self) -> bool:
         """One look, one decision, one step; True when the loop is over."""
