@@ -205,6 +205,15 @@ def _seconds(text: str, where: str) -> float:
     return seconds
 
 
+def store_credentials(command: Sequence[str]) -> dict[str, str]:
+    """User name and password of Redis that ``ray start`` is told on its command line, by the variables that
+    otherwise hold them: there they win over the environment, as in Ray."""
+    given = {
+        name: option(command, name.lower().replace("_", "-")) for name in ("REDIS_USERNAME", "REDIS_PASSWORD")
+    }
+    return {name: value for name, value in given.items() if value}
+
+
 def with_option(command: Sequence[str], name: str, value: str) -> tuple[str, ...]:
     """The command with ``--name=value`` in place of every earlier ``--name``."""
     kept: list[str] = []

@@ -17,7 +17,6 @@ from typing import Callable
 from rayward.agent import deaths
 from rayward.agent.config import AgentConfig, own_command
 from rayward.agent.decide import Kind, StoreView
-from rayward.agent.processes import option
 from rayward.agent.timing import Timing
 
 CHECK_TIMEOUT = 10.0
@@ -57,17 +56,8 @@ class StoreCheck:
                 return
             time.sleep(self._timing.store_retry)
 
-    def _credentials(self) -> dict[str, str]:
-        """What ``ray start`` is told on its command line wins over the environment, as in Ray."""
-        given = {
-            name: option(self._config.ray_start, name.lower().replace("_", "-"))
-            for name in ("REDIS_USERNAME", "REDIS_PASSWORD")
-        }
-        return {name: value for name, value in given.items() if value}
-
     def _ask(self) -> StoreView:
         command, environment = own_command(os.environ, sys.argv[0], sys.executable)
-        environment.update(self._credentials())
         try:
             done = subprocess.run(
                 [*command, "store-probe"],

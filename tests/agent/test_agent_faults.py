@@ -96,6 +96,16 @@ def test_head_on_redis_keeps_its_state_and_its_password(
         node.assert_nothing_left()
 
 
+def test_a_password_on_the_command_line_alone_opens_the_store(
+    agent_zip: Path, directory: Path, redis_port: int
+) -> None:
+    environ = {"RAY_REDIS_ADDRESS": f"127.0.0.1:{redis_port}", "RAY_external_storage_namespace": "t2"}
+    with head(agent_zip, directory, environ, f"--redis-password={PASSWORD}") as node:
+        node.wait_ready()
+        assert node.status()["lead"]["store"]["state"] == "good"
+        assert node.stop() == 0
+
+
 def refused_redis(port: int) -> dict[str, str]:
     return {"RAY_REDIS_ADDRESS": f"127.0.0.1:{port}", "REDIS_PASSWORD": "wrong-s3cret"}
 

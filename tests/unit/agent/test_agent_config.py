@@ -6,7 +6,15 @@ import sys
 
 import pytest
 
-from rayward.agent.config import AgentConfig, HeadSettings, build, own_command, split_address, store_kind
+from rayward.agent.config import (
+    AgentConfig,
+    HeadSettings,
+    build,
+    own_command,
+    split_address,
+    store_credentials,
+    store_kind,
+)
 from rayward.agent.decide import Kind
 from rayward.errors import RaywardError
 
@@ -189,3 +197,9 @@ def test_the_shortest_lease_that_is_named_is_taken() -> None:
     config = head_with(RAYWARD_LEASE_TTL="2.5").head
     assert config is not None
     assert config.ttl == 2.5
+
+
+def test_the_stores_credentials_on_the_command_line() -> None:
+    told = store_credentials([*HEAD, "--redis-password=p", "--redis-username", "u"])
+    assert told == {"REDIS_PASSWORD": "p", "REDIS_USERNAME": "u"}
+    assert store_credentials(HEAD) == {}
