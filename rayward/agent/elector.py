@@ -24,13 +24,14 @@ from rayward.agent.lead import (
     StoreStanding,
     decide_lead,
 )
-from rayward.agent.memory import Memory, Remembered
+from rayward.agent.memory import Memory
 from rayward.agent.sighting import Sighting
 from rayward.agent.standing import Rank, Standing
 from rayward.agent.store_desk import StoreDesk
 from rayward.agent.timing import LeaseTiming
 from rayward.agent.word import Word
 from rayward.store.lease_rules import writer_name
+from rayward.store.ownership import Remembered
 
 
 def boot_seconds() -> float:
@@ -92,7 +93,7 @@ class Elector:
         self._thread = threading.Thread(target=self._run, name="elector", daemon=True)
         self.standing = Standing(leader_gcs="")
         self._said = ""
-        # What this loop knows; only its own thread writes it, except where the lock is held.
+        # What this loop knows; only its own thread writes it.
         self._epoch = 0
         self._rank = Rank.STANDBY
         self._word = Word(timing.ttl)
@@ -359,8 +360,7 @@ class Elector:
         if boot_seconds() - sent >= self.timing.fence_after:
             self._say("LeaseNotTaken", "the store answered too late for the lease to be of use")
             return False
-        self._armed = True
-        self._guard.arm(sent + self.timing.fence_after)
+        self._arm(sent)
         self._epoch, self._rank = took.epoch, Rank.LEADING
         self._guard.open(took.epoch, writer_name(took.epoch, self.instance))
         self._renewal_sent = self._attempt_at = sent
@@ -394,8 +394,7 @@ class Elector:
         self._renewal_sent, self._written_heads = sent, heads
         self._question_at = self._word_sent = self._trouble_since = None
         self._word_from = ()
-        self._armed = True
-        self._guard.arm(sent + self.timing.fence_after)
+        self._arm(sent)
 
     def _ask_heads(self) -> None:
         sent = self._question_at = boot_seconds()
@@ -406,14 +405,11 @@ class Elector:
             self._say("WordRefused", f"the store is away and a head does not vouch: {why_not}")
             return
         self._word_sent, self._word_from = sent, gave
-        self._armed = True
-        self._guard.arm(sent + self.timing.fence_after)
+        self._arm(sent)
 
     def _step_down(self, reason: str) -> None:
         self._guard.close()
-        epoch = self._epoch
-        self._epoch, self._rank = 0, Rank.STANDBY
-        self._hand_over_to, self._look_at = None, float("-inf")
+        epoch = self._end_epoch()
         self._events.add("SteppedDown", f"epoch {epoch} ends here: {reason}", epoch=epoch)
 
     def _hand(self, reason: str) -> None:
@@ -427,16 +423,23 @@ class Elector:
         self._guard.disarm()
         successor = self._hand_over_to or ""
         if not successor and not self._stopping:
-            successor = (
-                *self._prepared_others(),
-                "",
-            )[0]
+            successor = next(iter(self._prepared_others()), "")
         released, why = self._desk.release(self.settings.member, self.instance, self._epoch, successor)
+        epoch = self._end_epoch()
+        told = f"released epoch {epoch}" + (f" for {successor}" if successor else "")
+        self._events.add("LeaseReleased", told if released else f"{told} failed: {why}", epoch=epoch)
+
+    def _arm(self, sent: float) -> None:
+        """Count the fence's time from ``sent``: when a renewal left, or a question that all have answered."""
+        self._armed = True
+        self._guard.arm(sent + self.timing.fence_after)
+
+    def _end_epoch(self) -> int:
+        """A standby from here on, which looks at once; the epoch that it held."""
         epoch = self._epoch
         self._epoch, self._rank = 0, Rank.STANDBY
         self._hand_over_to, self._look_at = None, float("-inf")
-        told = f"released epoch {epoch}" + (f" for {successor}" if successor else "")
-        self._events.add("LeaseReleased", told if released else f"{told} failed: {why}", epoch=epoch)
+        return epoch
 
     # -- tell --------------------------------------------------------------------------------------------
 
@@ -480,10 +483,8 @@ class Elector:
         return self._electorate.prepared_heads(self._sight.look.members, self.settings.member)
 
     def _can_hand_over(self) -> bool:
-        prepared = self._prepared_others()
-        return (
-            bool(prepared) and not self._sight.look.paused and self._sight.look.standing is StoreStanding.GOOD
-        )
+        look = self._sight.look
+        return bool(self._prepared_others()) and not look.paused and look.standing is StoreStanding.GOOD
 
     def _leader_name(self) -> str:
         record = self._sight.look.record

@@ -1,6 +1,6 @@
 """Ask a GCS what its node table says of one raylet, with nothing but a socket.
 
-One unary gRPC call, ``NodeInfoGcsService/GetAllNodeInfo``, over the HTTP/2 of ``gcs_probe``, and a reader for
+One unary gRPC call, ``NodeInfoGcsService/GetAllNodeInfo``, over ``grpc_wire``, and a reader for
 the few protobuf fields of its answer. Field numbers are those of Ray 2.37 to 2.60; a server that does not
 know the filter in the request sends all its nodes, which is read as well.
 """
@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rayward.agent import gcs_probe
+from rayward.agent import grpc_wire
+from rayward.agent.grpc_wire import NotGrpcError, ServerEndedError
 from rayward.agent.recycle import NodeState
 
 NODE_INFO = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
@@ -22,7 +23,6 @@ UNREGISTER = "/ray.rpc.NodeInfoGcsService/UnregisterNode"
 _UNEXPECTED = 2
 
 _STREAM = 1
-_WINDOW_UPDATE, _INITIAL_WINDOW_SIZE = 8, 4
 # A node takes 1 to 2 KB, and a GCS remembers 1,000 dead ones.
 _LARGEST_ANSWER = 16 * 1024 * 1024
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -137,13 +137,13 @@ class _Call:
 
     def run(self, request: bytes, authority: str, path: str = NODE_INFO) -> bytes:
         """The message of the answer. Raises OSError when there is none, ValueError for other than gRPC."""
-        wide = struct.pack(">HI", _INITIAL_WINDOW_SIZE, _LARGEST_ANSWER)
+        wide = struct.pack(">HI", grpc_wire.INITIAL_WINDOW_SIZE, _LARGEST_ANSWER)
         more = struct.pack(">I", _LARGEST_ANSWER - 65_535)
         self._sock.sendall(
-            gcs_probe._PREFACE
-            + gcs_probe._frame(gcs_probe._SETTINGS, 0, 0, wide)
-            + gcs_probe._frame(_WINDOW_UPDATE, 0, 0, more)
-            + _request(request, authority, path)
+            grpc_wire.PREFACE
+            + grpc_wire.frame(grpc_wire.SETTINGS, 0, 0, wide)
+            + grpc_wire.frame(grpc_wire.WINDOW_UPDATE, 0, 0, more)
+            + grpc_wire.unary_call(_STREAM, path, authority, request)
         )
         while not self._read_frame():
             pass
@@ -159,46 +159,21 @@ class _Call:
 
     def _read_frame(self) -> bool:
         """Read one frame; True when the answer is complete."""
-        head = gcs_probe._read_exactly(self._sock, 9, self._deadline)
-        length, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
-        stream = int.from_bytes(head[5:9], "big") & 0x7FFFFFFF
-        if length > gcs_probe._MAX_FRAME:
-            raise ValueError("something that is not gRPC")
-        payload = gcs_probe._read_exactly(self._sock, length, self._deadline)
-        if kind == gcs_probe._SETTINGS and not flags & gcs_probe._ACK:
-            self._sock.sendall(gcs_probe._frame(gcs_probe._SETTINGS, gcs_probe._ACK, 0, b""))
-        elif kind == gcs_probe._PING and not flags & gcs_probe._ACK:
-            self._sock.sendall(gcs_probe._frame(gcs_probe._PING, gcs_probe._ACK, 0, payload))
-        elif kind == gcs_probe._GOAWAY:
-            raise ConnectionError("the server ended the connection")
-        elif stream == _STREAM:
-            return self._take(kind, flags, payload)
-        return False
-
-    def _take(self, kind: int, flags: int, payload: bytes) -> bool:
-        if kind == gcs_probe._RST_STREAM:
+        try:
+            frame = grpc_wire.read_frame(self._sock, self._deadline)
+        except NotGrpcError as problem:
+            raise ValueError("something that is not gRPC") from problem
+        except ServerEndedError as problem:
+            raise ConnectionError(str(problem)) from problem
+        if frame is None or frame.stream != _STREAM:
+            return False
+        if frame.kind == grpc_wire.RST_STREAM:
             raise ConnectionError("the GCS ended the call")
-        if kind == gcs_probe._DATA:
-            self._data += payload
+        if frame.kind == grpc_wire.DATA:
+            self._data += frame.payload
             if len(self._data) > _LARGEST_ANSWER:
                 raise ValueError("too long")
-        return bool(flags & gcs_probe._END_STREAM)
-
-
-def _request(message: bytes, authority: str, path: str) -> bytes:
-    named = (
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", authority),
-        ("te", "trailers"),
-        ("content-type", "application/grpc"),
-    )
-    headers = b"".join(gcs_probe._literal(name, value) for name, value in named)
-    body = b"\x00" + struct.pack(">I", len(message)) + message
-    return gcs_probe._frame(gcs_probe._HEADERS, gcs_probe._END_HEADERS, _STREAM, headers) + gcs_probe._frame(
-        gcs_probe._DATA, gcs_probe._END_STREAM, _STREAM, body
-    )
+        return frame.ends_stream
 
 
 def _one_node(value: bytes, selector_field: int, filter_field: int) -> bytes:

@@ -14,7 +14,14 @@ import time
 from collections.abc import Mapping
 from typing import Any, Callable
 
-from rayward.agent.config import AgentConfig, HeadSettings, own_command, with_option, without_option
+from rayward.agent.config import (
+    AgentConfig,
+    HeadSettings,
+    own_command,
+    store_credentials,
+    with_option,
+    without_option,
+)
 from rayward.agent.decide_rank import Sight
 from rayward.agent.elector import Elector
 from rayward.agent.electorate import Electorate
@@ -57,13 +64,15 @@ class HeadLead:
         wake: Callable[[], None],
     ) -> None:
         self._settings, self._events, self._wake = settings, events, wake
-        self._config, self._environ = config, environ
+        self._environ = environ
         self.timing = lease_timing(settings.ttl)
         self.gcs_address = join_address(address, config.gcs_port)
         self._token = secrets.token_hex(16)
-        self._store = StoreSettings.from_environment(environ)
+        # The gateway gets the same as the lease: what the command line says of the store is not lost with it.
+        told = {**environ, **store_credentials(config.ray_start)}
+        self._store = StoreSettings.from_environment(told)
         agent = join_address(address, config.http_port)
-        command, environment = own_command(environ, sys.argv[0], sys.executable)
+        command, environment = own_command(told, sys.argv[0], sys.executable)
         self.gateway = GatewayProcess(
             [*command, "gateway"], self._gateway_environment(environment), self._gateway_reported
         )
@@ -73,7 +82,7 @@ class HeadLead:
             if settings.heads
             else None
         )
-        self.memory = Memory(settings.state_dir, f"{settings.cluster}-{settings.member}")
+        memory = Memory(settings.state_dir, f"{settings.cluster}-{settings.member}")
         self._desk = StoreDesk(self._store, settings, self.timing)
         self.elector = Elector(
             settings,
@@ -81,7 +90,7 @@ class HeadLead:
             self._desk,
             Electorate(watch, self.timing, settings.token),
             self.guards,
-            self.memory,
+            memory,
             events,
             wake,
             agent,
@@ -134,7 +143,9 @@ class HeadLead:
         if report.get("is") == "fenced":
             self._events.add("WriteRefused", f"the store refused a write of epoch {report.get('epoch')}")
             self.elector.wake()
-        self._wake()
+        # The counters come every second, and the loop turns without them.
+        if report.get("is") != "counters":
+            self._wake()
 
     # -- what Ray is started with ------------------------------------------------------------------------
 
@@ -212,11 +223,11 @@ class HeadLead:
         return self.elector.standing
 
     def sight(self) -> Sight:
-        """What the rank rules need to know now."""
+        """What the rank rules need to know, as of the last ``note_gcs``."""
         view = self.gateway.view
         return Sight(
             standing=self.standing,
-            gcs_alive=bool(self._watched) and read_stat(self._watched[0][0]) is not None,
+            gcs_alive=bool(self._watched),
             parked=int(view.counters.get("parked", 0)) >= _PARKED_CONNECTIONS,
             stale=bool(self._prepared_on) and self._prepared_on != self.standing.incarnation,
             gateway_died=self._gateway_died,

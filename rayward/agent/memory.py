@@ -9,16 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Remembered:
-    """The incarnation of the store that this head last worked with (empty: none), and the highest epoch that
-    it has seen there."""
-
-    incarnation: str = ""
-    epoch: int = 0
+from rayward.store.ownership import Remembered
 
 
 class Memory:

@@ -15,13 +15,11 @@ from typing import Any
 
 from rayward.agent.config import HeadSettings
 from rayward.agent.lead import StoreStanding
-from rayward.agent.memory import Remembered
 from rayward.agent.timing import LeaseTiming
-from rayward.store import ownership
 from rayward.store.lease import LeaseStore
 from rayward.store.lease_record import Acquired, LeaseRecord, Refused, StoreView
 from rayward.store.lease_rules import LeaseToken, RenewOutcome
-from rayward.store.ownership import Owner, Ownership, check_owner
+from rayward.store.ownership import Owner, Ownership, Remembered, check_owner
 from rayward.store.upstream import StoreAwayError, StoreSettings
 
 Members = tuple[dict[str, Any], ...]
@@ -41,20 +39,6 @@ _STANDINGS = {
 
 
 @dataclass(frozen=True)
-class RecordSeen:
-    """The lease as the elector needs it."""
-
-    holder: str
-    epoch: int
-    instance: str
-    released: bool
-    successor: str
-    address: str
-    gcs: str
-    heads: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Look:
     """One look at the store. After a failed one everything but standing and fault is what was seen before.
 
@@ -65,7 +49,7 @@ class Look:
     fault: str = ""
     todo: str = ""
     transient: bool = True
-    record: RecordSeen | None = None
+    record: LeaseRecord | None = None
     token: LeaseToken | None = None
     incarnation: str = ""
     members: Members = ()
@@ -172,7 +156,7 @@ class StoreDesk:
         if found.outcome is RenewOutcome.PREEMPTED:
             record = found.record
             told = f"{record.holder} holds epoch {record.epoch}" if record is not None else "it was adopted"
-            return replace(before, standing=StoreStanding.GOOD, fault="", record=_seen(record)), told, False
+            return replace(before, standing=StoreStanding.GOOD, fault="", record=record), told, False
         self._seq = found.record.seq if found.record is not None else self._seq + 1
         fault = ""
         if found.forgotten > 0:
@@ -180,7 +164,7 @@ class StoreDesk:
         look = Look(
             standing=StoreStanding.GOOD,
             fault=fault,
-            record=_seen(found.record),
+            record=found.record,
             token=found.record.token if found.record is not None else None,
             incarnation=found.incarnation.id if found.incarnation is not None else before.incarnation,
             members=self._members(found.members),
@@ -234,9 +218,8 @@ class StoreDesk:
     # -- how a view becomes a look -----------------------------------------------------------------------
 
     def _looked(self, view: StoreView, remembered: Remembered) -> Look:
-        known = ownership.Remembered(remembered.incarnation, remembered.epoch)
         owner = check_owner(
-            view.facts(quiet=self._is_quiet(view)), self._settings.cluster_uid, self._namespace, known
+            view.facts(quiet=self._is_quiet(view)), self._settings.cluster_uid, self._namespace, remembered
         )
         standing, fault = _STANDINGS[owner.owner], ""
         ours = owner.owner is Owner.OURS
@@ -252,7 +235,7 @@ class StoreDesk:
             fault=fault,
             todo=owner.todo,
             transient=False,
-            record=_seen(lease),
+            record=lease,
             token=lease.token if lease is not None else None,
             incarnation=view.incarnation.id if view.incarnation is not None and ours else "",
             members=self._members(view.members),
@@ -313,18 +296,3 @@ def _failed(before: Look, error: StoreAwayError) -> Look:
         before, standing=standing, fault=error.fault.sentence, todo=error.fault.todo,
         transient=error.fault.transient,
     )  # fmt: skip
-
-
-def _seen(lease: LeaseRecord | None) -> RecordSeen | None:
-    if lease is None:
-        return None
-    return RecordSeen(
-        holder=lease.holder,
-        epoch=lease.epoch,
-        instance=lease.instance,
-        released=not lease.held,
-        successor=lease.successor,
-        address=lease.address,
-        gcs=lease.gcs,
-        heads=lease.heads,
-    )

@@ -15,7 +15,7 @@ from rayward.drill.heads import redis_of
 from rayward.errors import RaywardError
 from rayward.local.cluster import LocalCluster
 from rayward.store import schema
-from rayward.store.audit import AuditEntry, audit_verdict
+from rayward.store.audit import AuditEntry, audit_verdict, entry_of, next_id
 
 _AT_ONCE = 5000
 HOW = "run the heads with RAYWARD_AUDIT=1 in their container's env"
@@ -65,7 +65,7 @@ def since(cluster: LocalCluster, begin: Position | None) -> Finding:
     if begin is None:
         return Finding(None, f"the store keeps no audit of writes; {HOW}")
     entries: list[AuditEntry] = []
-    after = _next(begin.id)
+    after = next_id(begin.id)
     try:
         with redis_of(cluster) as (client, namespace):
             key = schema.own_key(namespace, "audit")
@@ -74,21 +74,13 @@ def since(cluster: LocalCluster, begin: Position | None) -> Finding:
                 entries += [_entry(*item) for item in page]
                 if len(page) < _AT_ONCE:
                     return judge(entries, begin.epoch)
-                after = _next(_text(page[-1][0]))
+                after = next_id(_text(page[-1][0]))
     except (RaywardError, RedisError, OSError, KeyError, ValueError) as problem:
         return Finding(None, f"the audit cannot be read: {str(problem).splitlines()[0]}")
 
 
-def _next(identity: str) -> str:
-    # Redis 6.0 has no exclusive range.
-    moment, _, counter = identity.partition("-")
-    return f"{moment}-{int(counter) + 1}"
-
-
 def _entry(identity: Any, fields: dict[Any, Any]) -> AuditEntry:
-    words = {_text(name): _text(value) for name, value in fields.items()}
-    writer, command, key, field = (words.get(name, "") for name in "eckf")
-    return AuditEntry(_text(identity), writer, command, key, field)
+    return entry_of(_text(identity), {_text(name): _text(value) for name, value in fields.items()})
 
 
 def _text(value: Any) -> str:

@@ -108,18 +108,7 @@ def restarts_between(before: Census, after: Census, *, heads: bool) -> int:
 
 def head_pods(cluster: LocalCluster) -> list[Manifest]:
     """Its head Pods, those on their way out left out; raises RaywardError when there is none."""
-    found = [
-        pod
-        for pod in cluster.pods(ray_io_node_type="head")
-        if is_ray_node(pod) and not pod["metadata"].get("deletionTimestamp")
-    ]
-    if not found:
-        raise RaywardError(
-            "no head Pod runs",
-            where=f"cluster {cluster.name}",
-            todo="a drill needs a cluster that holds a RayCluster",
-        )
-    return found
+    return _ray_pods(cluster, "head", "no head Pod runs", "a drill needs a cluster that holds a RayCluster")
 
 
 def head_pod(cluster: LocalCluster) -> Manifest:
@@ -129,17 +118,22 @@ def head_pod(cluster: LocalCluster) -> Manifest:
 
 def worker_pods(cluster: LocalCluster) -> list[Manifest]:
     """Its worker Pods; raises RaywardError when there is none."""
+    return _ray_pods(
+        cluster,
+        "worker",
+        "no worker Pod runs, and a drill watches what happens on workers",
+        "give a workerGroupSpec at least one replica",
+    )
+
+
+def _ray_pods(cluster: LocalCluster, node_type: str, missing: str, todo: str) -> list[Manifest]:
     found = [
         pod
-        for pod in cluster.pods(ray_io_node_type="worker")
+        for pod in cluster.pods(ray_io_node_type=node_type)
         if is_ray_node(pod) and not pod["metadata"].get("deletionTimestamp")
     ]
     if not found:
-        raise RaywardError(
-            "no worker Pod runs, and a drill watches what happens on workers",
-            where=f"cluster {cluster.name}",
-            todo="give a workerGroupSpec at least one replica",
-        )
+        raise RaywardError(missing, where=f"cluster {cluster.name}", todo=todo)
     return found
 
 

@@ -8,16 +8,14 @@ into errors. A blackhole route would answer with an error and so is no partition
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rayward.errors import RaywardError
-from rayward.local import linux
+from rayward.local.network import in_network_at
 
 _FAMILY_BRIDGE = 7
 _TABLE, _CHAIN = "rayward_drill", "cut"
@@ -58,30 +56,6 @@ def alone(address: str, spared: Sequence[str] = ()) -> tuple[Rule, ...]:
     return (*kept, Rule(source=address), Rule(destination=address))
 
 
-def in_namespace(path: Path, work: Callable[[], Result]) -> Result:
-    """Run ``work`` in a thread of its own inside the network namespace held at ``path``."""
-    results: list[Result] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                linux.setns(descriptor, linux.CLONE_NEWNET)
-            finally:
-                os.close(descriptor)
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="drill-network")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
 class Cut:
     """The filter of one cluster's bridge, by the path of the network namespace that holds the bridge."""
 
@@ -90,15 +64,15 @@ class Cut:
 
     def apply(self, rules: Sequence[Rule]) -> None:
         """Put these rules into force, in place of earlier ones; RaywardError where the kernel cannot."""
-        in_namespace(self._namespace, lambda: self._apply(rules))
+        in_network_at(self._namespace, lambda: self._apply(rules))
 
     def heal(self) -> bool:
         """Let everything pass again; whether there was anything to take away. May be called at any time."""
-        return in_namespace(self._namespace, self._remove)
+        return in_network_at(self._namespace, self._remove)
 
     def in_force(self) -> bool:
         """Whether packets are dropped now."""
-        return in_namespace(self._namespace, _listed)
+        return in_network_at(self._namespace, _listed)
 
     def _apply(self, rules: Sequence[Rule]) -> None:
         with _filters() as filters:

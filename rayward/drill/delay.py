@@ -16,9 +16,9 @@ import socket
 import threading
 import time
 
-from rayward.drill.cut import Cut, Rule, in_namespace
+from rayward.drill.cut import Cut, Rule
 from rayward.errors import RaywardError
-from rayward.local.network import Fabric
+from rayward.local.network import Fabric, in_network_at
 
 _SOL_PACKET, _PACKET_VNET_HDR, _PACKET_IGNORE_OUTGOING = 263, 15, 23
 # All protocols: the bridge takes a frame before taps for a single one see it.
@@ -46,7 +46,7 @@ class Delay:
         """From now on every IPv4 frame of the Pod is late, except to this host. Raises RaywardError."""
         port = f"p{int(ipaddress.IPv4Address(self._address)):08x}"
         try:
-            tap, out = in_namespace(self._fabric.path, lambda: (_socket(port), _socket(_BRIDGE, tap=False)))
+            tap, out = in_network_at(self._fabric.path, lambda: (_socket(port), _socket(_BRIDGE, tap=False)))
         except OSError as problem:
             raise RaywardError(
                 f"the link of {self._address} cannot be watched: {problem}", where="redis-slow"

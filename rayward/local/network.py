@@ -93,8 +93,14 @@ def in_network_of(pid: int, work: Callable[[], Result]) -> Result:
     Raises what ``work`` raises, or OSError when the namespace cannot be entered.
     """
 
+    return in_network_at(Path(f"/proc/{pid}/ns/net"), work)
+
+
+def in_network_at(path: Path, work: Callable[[], Result]) -> Result:
+    """The same in the network namespace held at ``path``."""
+
     def enter_and_work() -> Result:
-        descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             linux.setns(descriptor, linux.CLONE_NEWNET)
         finally:

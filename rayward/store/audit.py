@@ -7,7 +7,7 @@ none. It is kept only where ``RAYWARD_AUDIT=1``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Iterable, Iterator, List, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Tuple
 
 from rayward.store import schema
 from rayward.store.channel import StoreConnection
@@ -54,9 +54,19 @@ def read_audit(connection: StoreConnection, namespace: str, timeout: float = 5.0
             yield _entry(entry)
         if len(entries) < _PAGE:
             return
-        # Redis 6.0 has no exclusive range; the id after the last one is the same with its counter + 1.
-        moment, _, counter = _entry(entries[-1]).id.partition("-")
-        after = f"{moment}-{int(counter) + 1}"
+        after = next_id(_entry(entries[-1]).id)
+
+
+def next_id(identity: str) -> str:
+    """The id after this one, to go on reading from: Redis 6.0 has no exclusive range."""
+    moment, _, counter = identity.partition("-")
+    return f"{moment}-{int(counter) + 1}"
+
+
+def entry_of(identity: str, fields: Mapping[str, str]) -> AuditEntry:
+    """One entry of the stream, from its id and its fields; what is missing is empty."""
+    writer, command, key, field = (fields.get(name, "") for name in "eckf")
+    return AuditEntry(identity, writer, command, key, field)
 
 
 def audit_verdict(entries: Iterable[AuditEntry]) -> AuditVerdict:
@@ -81,11 +91,4 @@ def _entry(reply: Reply) -> AuditEntry:
     assert isinstance(identity, bytes)
     assert isinstance(pairs, list)
     words = [word.decode("utf-8", "surrogateescape") if isinstance(word, bytes) else "" for word in pairs]
-    fields = dict(zip(words[::2], words[1::2]))
-    return AuditEntry(
-        identity.decode(),
-        fields.get("e", ""),
-        fields.get("c", ""),
-        fields.get("k", ""),
-        fields.get("f", ""),
-    )
+    return entry_of(identity.decode(), dict(zip(words[::2], words[1::2])))

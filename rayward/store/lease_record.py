@@ -38,6 +38,11 @@ class LeaseRecord:
         return self.state == HELD
 
     @property
+    def released(self) -> bool:
+        """Whether it was given up, or adopted, and nobody has taken it since."""
+        return not self.held
+
+    @property
     def address(self) -> str:
         """``ip:port`` of the holder's agent, as it announced it; empty where it did not."""
         return str(self.details.get("address", ""))

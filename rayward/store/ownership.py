@@ -25,7 +25,8 @@ class Incarnation:
 
 @dataclass(frozen=True)
 class Remembered:
-    """What a head keeps on its own disk of the store that it used last; empty and 0 for a new head."""
+    """What a head keeps of the store that it used last: its marker's id, and the highest epoch seen there.
+    Empty and 0 for a new head."""
 
     incarnation: str = ""
     epoch: int = 0

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from rayward.drill.cut import Cut, alone, between, in_namespace, one_way
+from rayward.drill.cut import Cut, alone, between, one_way
 from rayward.drill.delay import Delay
 from rayward.local import linux
-from rayward.local.network import Fabric, free_subnet, host_routes
+from rayward.local.network import Fabric, free_subnet, host_routes, in_network_at
 
 pytestmark = pytest.mark.namespaces
 
@@ -50,10 +50,10 @@ class Peer:
         return Path(f"/proc/{self.child.pid}/ns/net")
 
     def listen(self) -> socket.socket:
-        return in_namespace(self.path, lambda: socket.create_server((self.address, 0)))
+        return in_network_at(self.path, lambda: socket.create_server((self.address, 0)))
 
     def dial(self, other: socket.socket, timeout: float) -> socket.socket:
-        return in_namespace(self.path, lambda: socket.create_connection(other.getsockname(), timeout))
+        return in_network_at(self.path, lambda: socket.create_connection(other.getsockname(), timeout))
 
 
 @pytest.fixture
@@ -137,10 +137,10 @@ def test_a_cut_is_silent_for_old_and_new_connections_and_heals(fabric: Fabric, p
 
 def test_one_way_loses_one_direction_only(fabric: Fabric, peers: list[Peer]) -> None:
     one, other, _ = peers
-    in_namespace(one.path, lambda: None)
+    in_network_at(one.path, lambda: None)
 
     def datagrams(peer: Peer) -> socket.socket:
-        made = in_namespace(peer.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        made = in_network_at(peer.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         made.bind((peer.address, 0))
         return made
 

@@ -7,20 +7,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 from gateway_rig import Rig, gateway
-from redis_server import Server, running
+from redis_fixtures import server, shared_server
+from redis_server import Server
 
-
-@pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared_server: Server) -> Server:
-    """One plain server for all tests of the run, empty at the start of each."""
-    shared_server.client().flushall()
-    return shared_server
+__all__ = ["server", "shared_server"]
 
 
 @pytest.fixture

@@ -11,20 +11,10 @@ import redis
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from redis_server import Server, running
+from redis_fixtures import server, shared_server
+from redis_server import Server
 
-
-@pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared_server: Server) -> Server:
-    """One plain server for all tests of the run, empty at the start of each."""
-    shared_server.client().flushall()
-    return shared_server
+__all__ = ["server", "shared_server"]
 
 
 @pytest.fixture

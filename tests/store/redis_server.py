@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,3 +71,24 @@ def _wait_for_port(server: Server) -> None:
         assert server.process.poll() is None, (server.directory / "redis.log").read_text()
         time.sleep(0.02)
     raise AssertionError(f"redis-server did not listen within {_START_BOUND_S} s")
+
+
+@contextlib.contextmanager
+def trickling() -> Iterator[int]:
+    """The port of a server that says one byte after the other and never finishes an answer."""
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def trickle() -> None:
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError):
+                while not stop.wait(0.05):
+                    peer.sendall(b"+")
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            stop.set()
+            thread.join(10)

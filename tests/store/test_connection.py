@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import ssl
-import subprocess
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
-from redis_server import Server, free_port, running
+from redis_server import Server, free_port, running, trickling
+from tls_front import certificate, tls_front
 
 from rayward.store.address import RedisAddress
 from rayward.store.connection import (
@@ -74,24 +70,10 @@ def test_a_server_that_accepts_and_says_nothing_is_a_timeout() -> None:
 
 
 def test_a_server_that_trickles_cannot_stretch_the_timeout() -> None:
-    stop = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def trickle() -> None:
-            peer, _ = listener.accept()
-            with peer, contextlib.suppress(OSError):
-                while not stop.wait(0.05):
-                    peer.sendall(b"+")
-
-        thread = threading.Thread(target=trickle)
-        thread.start()
-        try:
-            address = RedisAddress("127.0.0.1", listener.getsockname()[1])
-            # Each byte comes well within the time-out of a single read, which alone would wait for ever.
-            found = fault_of(probe(address, timeout=0.4), address)
-        finally:
-            stop.set()
-            thread.join(BOUND_S)
+    with trickling() as port:
+        address = RedisAddress("127.0.0.1", port)
+        # Each byte comes well within the time-out of a single read, which alone would wait for ever.
+        found = fault_of(probe(address, timeout=0.4), address)
     assert found.kind is FaultKind.TIMEOUT
 
 
@@ -193,74 +175,16 @@ def test_a_password_that_the_server_repeats_is_hidden(server: Server) -> None:
 # --- TLS: redis-server of PyPI is built without it, so a TLS end stands in front of the real server.
 
 
-def _certificate(folder: Path) -> None:
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"), "-days", "2"]
-    subprocess.run([*command, *files, *subject], check=True, capture_output=True, timeout=BOUND_S)
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while chunk := source.recv(65536):
-            sink.sendall(chunk)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
-
-
-@contextlib.contextmanager
-def tls_end(folder: Path, backend: int) -> Iterator[int]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    threads: list[threading.Thread] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve(peer: socket.socket) -> None:
-            peer.settimeout(BOUND_S)
-            with (
-                contextlib.suppress(OSError),
-                context.wrap_socket(peer, server_side=True) as inner,
-                socket.create_connection(("127.0.0.1", backend), BOUND_S) as outer,
-            ):
-                back = threading.Thread(target=_pump, args=(outer, inner))
-                back.start()
-                _pump(inner, outer)
-                back.join(BOUND_S)
-
-        def accept() -> None:
-            while True:
-                try:
-                    peer, _ = listener.accept()
-                except OSError:
-                    return
-                worker = threading.Thread(target=serve, args=(peer,))
-                threads.append(worker)
-                worker.start()
-
-        acceptor = threading.Thread(target=accept)
-        acceptor.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            # close() alone does not wake an accept() on Linux.
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-            acceptor.join(BOUND_S)
-            for worker in threads:
-                worker.join(BOUND_S)
-
-
 def test_tls(server: Server, tmp_path: Path) -> None:
-    _certificate(tmp_path)
-    with tls_end(tmp_path, server.port) as port:
+    cert = certificate(tmp_path, "cert")
+    with tls_front(cert, server.port) as port:
         address = RedisAddress("127.0.0.1", port, tls=True)
         unknown_ca = fault_of(probe(address), address)
         assert (unknown_ca.kind, unknown_ca.transient) == (FaultKind.TLS, False)
-        assert probe(address, tls=TlsFiles(ca=str(tmp_path / "cert.pem"))) is None
+        assert probe(address, tls=TlsFiles(ca=str(cert))) is None
         environment = {
             "RAY_REDIS_ADDRESS": f"rediss://127.0.0.1:{port}",
-            "RAY_REDIS_CA_CERT": str(tmp_path / "cert.pem"),
+            "RAY_REDIS_CA_CERT": str(cert),
         }
         assert probe_from_environment(environment) is None
         plain = RedisAddress("127.0.0.1", port)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 from redis_kinds import ask, cluster_of, replica_of, sentinel_for, wait_until
-from redis_server import Server, free_port, running
+from redis_server import Server, free_port, running, trickling
 from tls_front import certificate, tls_front
 
 from rayward.errors import RaywardError
@@ -257,20 +257,8 @@ def test_nothing_listens_and_names_that_do_not_resolve() -> None:
 
 
 def test_a_server_that_says_nothing_or_trickles_cannot_stretch_the_bound() -> None:
-    stop = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def trickle() -> None:
-            peer, _ = listener.accept()
-            with peer, contextlib.suppress(OSError):
-                while not stop.wait(0.05):
-                    peer.sendall(b"+")
-
-        worker = threading.Thread(target=trickle)
-        worker.start()
-        fault = fault_of(settings(f"127.0.0.1:{listener.getsockname()[1]}"), timeout=0.5)
-        stop.set()
-        worker.join(10)
+    with trickling() as port:
+        fault = fault_of(settings(f"127.0.0.1:{port}"), timeout=0.5)
     assert fault.kind is FaultKind.TIMEOUT
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from rayward.agent import gcs_probe
+from rayward.agent import gcs_probe, grpc_wire
 from rayward.agent.gcs_probe import HEALTH_CHECK, MAIN_LOOP_READ, Health, Serving
 from rayward.agent.timing import Timing
 from rayward.agent.watch import GcsWatch
@@ -133,7 +133,7 @@ def test_an_impossible_address_is_an_answer_too(host: str, port: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 126, 127, 128, 254, 255, 300, 20_000])
 def test_long_names_are_encoded_as_rfc_7541_says(length: int) -> None:
-    encoded = gcs_probe._string("x" * length)
+    encoded = grpc_wire._string("x" * length)
     value, shift, position = encoded[0] & 0x7F, 0, 1
     assert not encoded[0] & 0x80, "no Huffman coding is announced"
     if value == 0x7F:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rayward.agent.memory import Memory, Remembered
+from rayward.agent.memory import Memory
+from rayward.store.ownership import Remembered
 
 KNOWN = Remembered("abc", 7)
 

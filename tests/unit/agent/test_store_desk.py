@@ -17,10 +17,10 @@ from redis_server import Server, running
 
 from rayward.agent.config import HeadSettings
 from rayward.agent.lead import StoreStanding
-from rayward.agent.memory import Remembered
 from rayward.agent.store_desk import Look, StoreDesk
 from rayward.agent.timing import LeaseTiming
 from rayward.store import schema
+from rayward.store.ownership import Remembered
 from rayward.store.upstream import StoreAwayError, StoreSettings
 
 TIMING = LeaseTiming(ttl=1.0, forget_after=0.4, newcomer_factor=2.0)
