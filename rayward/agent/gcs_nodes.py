@@ -104,8 +104,8 @@ def ask_nodes(host: str, port: int, request: bytes, timeout: float) -> NodesAnsw
         return NodesAnswer(None, f"an answer that cannot be read: {error}")
 
 
-def unregister_heads(host: str, port: int, timeout: float) -> tuple[list[str], str]:
-    """Tell the GCS that every head in its table is gone; the node ids (hex), and what went wrong (or "").
+def unregister_heads(host: str, port: int, timeout: float) -> tuple[list[Node], str]:
+    """Tell the GCS that every head in its table is gone; which they were, and what went wrong (or "").
 
     For a new leader whose own raylet has not begun yet: Ray's table comes from the store and still holds the
     last leader's raylet as alive. Placement groups wait for an answer of it until Ray finds out by itself
@@ -114,11 +114,11 @@ def unregister_heads(host: str, port: int, timeout: float) -> tuple[list[str], s
     answer = ask_nodes(host, port, b"", timeout)
     if answer.nodes is None:
         return [], answer.reason
-    gone = [node.node_id for node in answer.nodes if node.head and node.state is NodeState.ALIVE]
-    for node_id in gone:
+    gone = [node for node in answer.nodes if node.head and node.state is NodeState.ALIVE]
+    for node in gone:
         words = b"another head leads"
         death = _tagged_number(1, _UNEXPECTED) + _tagged(2, words)
-        message = _tagged(1, bytes.fromhex(node_id)) + _tagged(2, death)
+        message = _tagged(1, bytes.fromhex(node.node_id)) + _tagged(2, death)
         try:
             with socket.create_connection((host, port), timeout=timeout) as sock:
                 _Call(sock, time.monotonic() + timeout).run(message, f"{host}:{port}", UNREGISTER)

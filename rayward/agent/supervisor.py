@@ -31,12 +31,12 @@ from rayward.agent.decide import (
 from rayward.agent.decide_rank import decide_rank, with_lead
 from rayward.agent.events import EventLog
 from rayward.agent.forwarder import Forwarder
-from rayward.agent.gcs_nodes import unregister_heads
 from rayward.agent.gcs_probe import Serving
 from rayward.agent.head_lead import HeadLead
 from rayward.agent.looking import Looking
 from rayward.agent.news import News
 from rayward.agent.node import Ended, NodeProcesses
+from rayward.agent.old_heads import bury
 from rayward.agent.processes import Role
 from rayward.agent.snapshot import Snapshot, take, tell_death, write_termination_message
 from rayward.agent.store_check import StoreCheck
@@ -432,9 +432,7 @@ class Supervisor:
         self._recoveries = [*self._recoveries, {"died": self._gcs_down_since, "seconds": seconds}][-50:]
         self._gcs_down_since = None
         if self.lead is not None and Role.RAYLET not in self._node.tracked:
-            threading.Thread(
-                target=_unregister_heads, args=(self.events, *self._gcs_place()), daemon=True
-            ).start()
+            bury(self.events, *self._gcs_place(), self._node.tracked[Role.GCS].pid or 0)
         self.events.add(
             "GcsRecovered", f"the GCS serves again, {seconds:.2f} s after {since}", seconds=seconds
         )
@@ -470,10 +468,3 @@ def _end_leaderless(forwarder: Forwarder) -> None:
     while forwarder.status().leads:
         time.sleep(0.05)
     forwarder.stop()
-
-
-def _unregister_heads(events: EventLog, host: str, port: int) -> None:
-    gone, problem = unregister_heads(host, port, 2.0)
-    if gone or problem:
-        told = f"the last leader's raylet is taken out of the node table ({', '.join(gone) or 'none found'})"
-        events.add("OldHeadUnregistered", f"{told}: {problem}" if problem else told)
