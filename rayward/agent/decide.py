@@ -213,6 +213,12 @@ def _decide_start(seen: Observation, timing: Timing) -> Action:
             # A head that went away meanwhile is no fault of this node: its tries are not used up.
             return Action(Step.WAIT, f"ray start failed and the GCS is away: {seen.start_failure}")
         return retry_node(seen, timing, Step.START_NODE, f"ray start failed: {seen.start_failure}")
+    gcs = next((process for process in seen.dead if process.role is Role.GCS), None)
+    if gcs is not None and seen.durable_store:
+        # `ray start` would look for it for half a minute and give up; found again, it goes on.
+        delay = timing.restart_delay(gcs.quick_deaths)
+        if delay is not None and gcs.dead_for >= delay:
+            return Action(Step.START_PROCESS, f"gcs_server died during ray start: {gcs.cause}", Role.GCS)
     if seen.start_runs_for >= timing.start_limit * 2:
         return Action(Step.RESTART_NODE, f"ray start has not ended within {timing.start_limit * 2:g} s")
     return Action(Step.WAIT, "ray start is running")

@@ -104,8 +104,9 @@ def ask_nodes(host: str, port: int, request: bytes, timeout: float) -> NodesAnsw
         return NodesAnswer(None, f"an answer that cannot be read: {error}")
 
 
-def unregister_heads(host: str, port: int, timeout: float) -> tuple[list[Node], str]:
-    """Tell the GCS that every head in its table is gone; which they were, and what went wrong (or "").
+def unregister_heads(host: str, port: int, timeout: float, spared: str = "") -> tuple[list[Node], str]:
+    """Tell the GCS that every head in its table is gone, but for one at address ``spared``; which they were,
+    and what went wrong (or "").
 
     For a new leader whose own raylet has not begun yet: Ray's table comes from the store and still holds the
     last leader's raylet as alive. Placement groups wait for an answer of it until Ray finds out by itself
@@ -114,7 +115,8 @@ def unregister_heads(host: str, port: int, timeout: float) -> tuple[list[Node], 
     answer = ask_nodes(host, port, b"", timeout)
     if answer.nodes is None:
         return [], answer.reason
-    gone = [node for node in answer.nodes if node.head and node.state is NodeState.ALIVE]
+    heads = [node for node in answer.nodes if node.head and node.state is NodeState.ALIVE]
+    gone = [node for node in heads if node.address != spared]
     for node in gone:
         words = b"another head leads"
         death = _tagged_number(1, _UNEXPECTED) + _tagged(2, words)

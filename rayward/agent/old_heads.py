@@ -14,13 +14,14 @@ _TIMEOUT = 2.0
 _HANG_UP_FOR, _HANG_UP_EVERY = 5.0, 0.1
 
 
-def bury(events: EventLog, host: str, port: int, pid: int) -> None:
-    """Have the GCS (process ``pid``, serving at ``host:port``) forget the last head. Returns at once."""
-    threading.Thread(target=_bury, args=(events, host, port, pid), daemon=True).start()
+def bury(events: EventLog, host: str, port: int, pid: int, spared: str = "") -> None:
+    """Have the GCS (process ``pid``, serving at ``host:port``) forget the heads before this one, all but one
+    whose raylet is at address ``spared``. Returns at once."""
+    threading.Thread(target=_bury, args=(events, host, port, pid, spared), daemon=True).start()
 
 
-def _bury(events: EventLog, host: str, port: int, pid: int) -> None:
-    gone, problem = unregister_heads(host, port, _TIMEOUT)
+def _bury(events: EventLog, host: str, port: int, pid: int, spared: str) -> None:
+    gone, problem = unregister_heads(host, port, _TIMEOUT, spared)
     if gone or problem:
         names = ", ".join(node.node_id for node in gone) or "none found"
         told = f"the last leader's raylet is taken out of the node table ({names})"

@@ -432,7 +432,10 @@ class Supervisor:
         self._recoveries = [*self._recoveries, {"died": self._gcs_down_since, "seconds": seconds}][-50:]
         self._gcs_down_since = None
         if self.lead is not None and Role.RAYLET not in self._node.tracked:
-            bury(self.events, *self._gcs_place(), self._node.tracked[Role.GCS].pid or 0)
+            # Later in the same start a head in the table may be this one's own raylet.
+            host, port = self._gcs_place()
+            gcs = self._node.tracked[Role.GCS]
+            bury(self.events, host, port, gcs.pid or 0, spared="" if gcs.starts == 1 else host)
         self.events.add(
             "GcsRecovered", f"the GCS serves again, {seconds:.2f} s after {since}", seconds=seconds
         )
