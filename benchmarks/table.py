@@ -18,6 +18,8 @@ TITLES = {
     "redis_away": "Redis away",
     "load_size": "Recovery by the number of actors in the store",
     "suite": "All faults mixed",
+    "kube_scale": "Many RayClusters on Kubernetes (hollow nodes)",
+    "kube_recovery": "The same faults through Kubernetes",
 }
 
 

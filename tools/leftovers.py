@@ -1,4 +1,4 @@
-"""Finds what a run left on this machine: processes of Pods, network namespaces, mounts, temporary files.
+"""Finds what a run left on this machine: processes, network namespaces, mounts, temporary files.
 
 ``leftovers.py save FILE`` writes down what is there; ``leftovers.py compare FILE [SECONDS]`` waits a moment
 for processes that are still ending, prints what was not there before, and exits 1 if there is any. Needs the
@@ -15,20 +15,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# In the environment of everything that runs in a Pod.
-POD_VARIABLE = b"RAYWARD_POD_UID="
+# In the environment of everything that runs in a Pod, and of the parts of a control plane for tests.
+VARIABLES = (b"RAYWARD_POD_UID=", b"RAYWARD_CONTROL_PLANE=")
 PATIENCE_S = 15.0
 Found = dict[str, list[str]]
 
 
-def pod_processes() -> Iterator[str]:
-    """Living processes of Pods as "PID START COMMAND"; START tells a pid that was used again."""
+def processes() -> Iterator[str]:
+    """Living processes of ours as "PID START COMMAND"; START tells a pid that was used again."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             environment = (folder / "environ").read_bytes()
-            if not any(entry.startswith(POD_VARIABLE) for entry in environment.split(b"\0")):
+            if not any(entry.startswith(VARIABLES) for entry in environment.split(b"\0")):
                 continue
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -70,7 +70,7 @@ def temporary_files() -> Iterator[str]:
 def take_stock() -> Found:
     """Everything of rayward's that is on this machine now."""
     return {
-        "process": sorted(pod_processes()),
+        "process": sorted(processes()),
         "network namespace": sorted(namespaces()),
         "mount": sorted(mounts()),
         "network interface": sorted(links()),

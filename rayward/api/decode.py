@@ -6,6 +6,7 @@ Walks a struct field by field and leaves the leaves to msgspec. Knows no field b
 from __future__ import annotations
 
 import difflib
+import functools
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -24,16 +25,20 @@ _NAMES = {
 }
 
 
-def decode(kind: type[S], raw: object, path: str, problems: list[Problem]) -> S | None:
-    """``raw`` as ``kind``; None when it has problems, which are appended. ``null`` counts as not written."""
+def decode(
+    kind: type[S], raw: object, path: str, problems: list[Problem], unknown: list[Problem] | None = None
+) -> S | None:
+    """``raw`` as ``kind``; None when it has problems, which are appended. ``null`` counts as not written.
+    Fields that the struct does not know are problems, or go to ``unknown`` when that is given."""
     if not isinstance(raw, dict):
         problems.append(Problem(path, f"expected a mapping, got {shown(raw)}"))
         return None
     before = len(problems)
     values: dict[str, Any] = {}
-    fields = msgspec.structs.fields(kind)
+    fields = _fields(kind)
     if kind.__struct_config__.forbid_unknown_fields:
-        _unknown_fields(raw, [field.encode_name for field in fields], path, problems)
+        known = [field.encode_name for field in fields]
+        _unknown_fields(raw, known, path, problems if unknown is None else unknown)
     for field in fields:
         value = raw.get(field.encode_name)
         where = join_path(path, field.encode_name) if path else field.encode_name
@@ -41,8 +46,14 @@ def decode(kind: type[S], raw: object, path: str, problems: list[Problem]) -> S 
             if field.required:
                 problems.append(Problem(where, "is missing"))
             continue
-        values[field.name] = _value(field.type, value, where, problems)
+        values[field.name] = _value(field.type, value, where, problems, unknown)
     return kind(**values) if len(problems) == before else None
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[Any, ...]:
+    """A struct's fields; msgspec evaluates their annotations anew at every call."""
+    return msgspec.structs.fields(kind)
 
 
 def _unknown_fields(raw: dict[str, Any], known: list[str], path: str, problems: list[Problem]) -> None:
@@ -53,14 +64,19 @@ def _unknown_fields(raw: dict[str, Any], known: list[str], path: str, problems: 
             problems.append(Problem(path, f"unknown field `{key}`{hint}"))
 
 
-def _value(annotation: Any, value: Any, path: str, problems: list[Problem]) -> Any:
+def _value(
+    annotation: Any, value: Any, path: str, problems: list[Problem], unknown: list[Problem] | None
+) -> Any:
     kinds = _alternatives(annotation)
     only = kinds[0] if len(kinds) == 1 else None
     if isinstance(only, type) and issubclass(only, msgspec.Struct):
-        return decode(only, value, path, problems)
+        return decode(only, value, path, problems, unknown)
     origin, arguments = get_origin(only), get_args(only)
     if origin in (list, tuple) and isinstance(value, list):
-        items = [_value(arguments[0], item, join_path(path, i), problems) for i, item in enumerate(value)]
+        items = [
+            _value(arguments[0], item, join_path(path, index), problems, unknown)
+            for index, item in enumerate(value)
+        ]
         return tuple(items) if origin is tuple else items
     if origin is dict and arguments[1] is str and isinstance(value, dict):
         for key, item in value.items():

@@ -11,7 +11,7 @@ import msgspec
 
 from rayward.api.core import check_pod_spec, check_string_map
 from rayward.api.decode import decode
-from rayward.api.problems import ManifestError, Problem
+from rayward.api.problems import ManifestError, Problem, shown
 from rayward.api.quantity import QuantityError, parse_quantity
 
 Raw = dict[str, Any]
@@ -77,13 +77,22 @@ class ScaleStrategy(_Spec, frozen=True, kw_only=True, rename="camel"):
     workers_to_delete: tuple[str, ...] = ()
 
 
+class IngressOptions(_Spec, frozen=True, kw_only=True, rename="camel"):
+    """Where the dashboard shall appear. ``tls`` is a list of IngressTLS, kept raw."""
+
+    host: str = ""
+    path: str = ""
+    path_type: Literal["Exact", "Prefix", "ImplementationSpecific"] | None = None
+    tls: list[Raw] = msgspec.field(default_factory=list)
+
+
 class HeadGroupSpec(_Spec, frozen=True, kw_only=True, rename="camel"):
     """The head Pod. ``template`` is a PodTemplateSpec, kept raw; its first container runs Ray."""
 
     template: Raw
     head_service: Raw | None = None
     enable_ingress: bool | None = None
-    ingress_options: Raw | None = None
+    ingress_options: IngressOptions | None = None
     resources: dict[str, str] = msgspec.field(default_factory=dict)
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     ray_start_params: dict[str, str] = msgspec.field(default_factory=dict)
@@ -211,18 +220,20 @@ class RayCluster(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return self.spec.worker_group_specs
 
 
-def parse_ray_cluster(raw: Raw, source: str = "") -> RayCluster:
+def parse_ray_cluster(raw: Raw, source: str = "", *, unknown: list[Problem] | None = None) -> RayCluster:
     """The manifest as a RayCluster. Raises ManifestError with all problems of structure and type.
 
     ``source`` is the file's name for messages. Unknown fields are problems in the RayCluster's own
-    mappings and pass in Pod templates.
+    mappings and pass in Pod templates. With ``unknown`` they pass everywhere and are added to it: an object
+    from an API server may carry fields of a newer definition.
     """
     problems: list[Problem] = []
-    cluster = decode(RayCluster, raw, "", problems)
+    cluster = decode(RayCluster, raw, "", problems, unknown)
     spec = raw.get("spec") if isinstance(raw, dict) else None
     if isinstance(spec, dict):
         problems.extend(_template_problems(spec))
         problems.extend(_quantity_problems(spec))
+        problems.extend(_raw_problems(spec))
     if problems or cluster is None:
         metadata = raw.get("metadata") if isinstance(raw, dict) else None
         name = metadata.get("name", "") if isinstance(metadata, dict) else ""
@@ -242,6 +253,10 @@ def _template_problems(spec: Raw) -> list[Problem]:
         template = group.get("template") if isinstance(group, dict) else None
         if isinstance(template, dict):
             metadata: Any = template.get("metadata")
+            if metadata is not None and not isinstance(metadata, dict):
+                found.append(
+                    Problem(f"{path}.template.metadata", f"expected a mapping, got {shown(metadata)}")
+                )
             for field in ("labels", "annotations") if isinstance(metadata, dict) else ():
                 found.extend(check_string_map(metadata.get(field), f"{path}.template.metadata.{field}"))
             found.extend(check_pod_spec(template.get("spec"), f"{path}.template.spec"))
@@ -250,15 +265,56 @@ def _template_problems(spec: Raw) -> list[Problem]:
 
 
 def _resource_problems(pod_spec: object, path: str) -> list[Problem]:
-    """Quantities of the Ray container: ray start is told its processors and memory from them."""
+    """Quantities of the containers: ray start is told its processors and memory from the first one's, and
+    status adds all of them up."""
     containers = pod_spec.get("containers") if isinstance(pod_spec, dict) else None
-    container = containers[0] if isinstance(containers, list) and containers else None
-    resources: Any = container.get("resources") if isinstance(container, dict) else None
     found: list[Problem] = []
-    for kind in ("limits", "requests") if isinstance(resources, dict) else ():
-        table = resources.get(kind)
-        for name, value in table.items() if isinstance(table, dict) else ():
-            found.extend(_quantity_problem(value, f"{path}.containers[0].resources.{kind}.{name}"))
+    for index, container in enumerate(containers if isinstance(containers, list) else ()):
+        resources: Any = container.get("resources") if isinstance(container, dict) else None
+        if resources is not None and not isinstance(resources, dict):
+            found.append(Problem(f"{path}.containers[{index}].resources", "expected a mapping"))
+            continue
+        for kind in ("limits", "requests"):
+            table = (resources or {}).get(kind)
+            where = f"{path}.containers[{index}].resources.{kind}"
+            if table is not None and not isinstance(table, dict):
+                found.append(Problem(where, "expected a mapping"))
+                continue
+            for name, value in (table or {}).items():
+                found.extend(_quantity_problem(value, f"{where}.{name}"))
+    return found
+
+
+def _raw_problems(spec: Raw) -> list[Problem]:
+    """What is read of mappings that are Kubernetes' own: the head Service, the autoscaler's variables."""
+    found: list[Problem] = []
+    options, head = spec.get("autoscalerOptions"), spec.get("headGroupSpec")
+    variables = options.get("env") if isinstance(options, dict) else None
+    for index, variable in enumerate(variables if isinstance(variables, list) else ()):
+        if not isinstance(variable, dict) or not isinstance(variable.get("name"), str):
+            found.append(Problem(f"spec.autoscalerOptions.env[{index}].name", "is missing"))
+    service = head.get("headService") if isinstance(head, dict) else None
+    if isinstance(service, dict):
+        path = "spec.headGroupSpec.headService"
+        for field in ("metadata", "spec"):
+            if not isinstance(service.get(field) or {}, dict):
+                found.append(Problem(f"{path}.{field}", f"expected a mapping, got {shown(service[field])}"))
+        found.extend(_service_problems(service, path))
+    return found
+
+
+def _service_problems(service: Raw, path: str) -> list[Problem]:
+    found: list[Problem] = []
+    metadata, spec = service.get("metadata"), service.get("spec")
+    for field in ("labels", "annotations"):
+        if isinstance(metadata, dict):
+            found.extend(check_string_map(metadata.get(field), f"{path}.metadata.{field}"))
+    ports = (spec.get("ports") or []) if isinstance(spec, dict) else []
+    for index, port in enumerate(ports if isinstance(ports, list) else [None]):
+        number = port.get("port") if isinstance(port, dict) else None
+        if not isinstance(number, int) or not isinstance(port.get("name", ""), str | None):
+            text = "must be a list of ports with a number"
+            found.append(Problem(f"{path}.spec.ports[{index}]", text))
     return found
 
 

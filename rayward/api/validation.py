@@ -219,9 +219,7 @@ def _cluster(cluster: RayCluster) -> Iterator[Problem]:
 
 
 def _unsupported(cluster: RayCluster) -> Iterator[Problem]:
-    """What would silently weaken a cluster if it were ignored."""
-    if cluster.spec.network_policy is not None:
-        yield Problem("spec.networkPolicy", "is not supported; write NetworkPolicy objects of your own")
+    """What would break a cluster, or weaken it where it must not be weak, if it were ignored."""
     if (cluster.spec.tls_options or {}).get("enabled"):
         yield Problem(
             "spec.tlsOptions.enabled",

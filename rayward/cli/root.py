@@ -12,7 +12,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from rayward import __version__
-from rayward.cli import agent, ha, lifecycle, look, output, store
+from rayward.cli import agent, ha, lifecycle, look, operator, output, store
 from rayward.cli import drill as drills
 from rayward.errors import RaywardError
 
@@ -25,6 +25,7 @@ _HELP = """Keeps Ray clusters alive when their control plane is not.
   rayward drill run gcs-kill         break it on purpose, and measure
   rayward list                       a cluster's heads: who leads
   rayward switchover                 let another head lead
+  rayward operator                   the same on Kubernetes
   rayward down                       remove it without a trace
 """
 
@@ -63,6 +64,7 @@ for command in (
     drills.drill,
     store.store,
     agent.agent,
+    operator.operator,
 ):
     root.add_command(command)
 

@@ -16,6 +16,7 @@ import click
 
 from rayward.cli import kinds, output
 from rayward.cli.ha import target_options, told_when_lost
+from rayward.cli.owners import joined, kubernetes_owners, local_owners
 from rayward.errors import RaywardError
 from rayward.local import cluster as local
 from rayward.local import store_access
@@ -24,6 +25,7 @@ from rayward.store.cleanup import cleanup as clean_up
 from rayward.store.cleanup import plan_cleanup
 from rayward.store.connection import TlsFiles, classify_redis_error, connect
 from rayward.store.decode import show_table
+from rayward.store.orphans import QUIET_FOR_S, Judged, Owners, Verdict, judge, look, spoken
 from rayward.store.redis_source import RedisSource
 from rayward.store.rocksdb_source import RocksDbSource
 from rayward.store.source import StateSource, TableRow, list_keys
@@ -142,6 +144,109 @@ def cleanup(
             raise click.Abort
         report = clean_up(source.client, namespace)
         print(f"removed {report.deleted} keys in {report.seconds:.2f} s")
+
+
+@store.command(epilog="example: rayward store orphans --redis redis:6379 --context production --clean-all")
+@kinds.cluster_option
+@click.option("--redis", help=_REDIS_HELP)
+@click.option("--kubeconfig", type=click.Path(), help="Default: as kubectl finds it.")
+@click.option("--context", "contexts", multiple=True, help="A Kubernetes cluster to ask; may be repeated.")
+@click.option("--no-kubernetes", is_flag=True, help="No RayCluster on Kubernetes uses this Redis.")
+@click.option(
+    "--quiet-for", type=click.FloatRange(0), default=QUIET_FOR_S, show_default=True, metavar="SECONDS",
+    help="Used within this time is in use.",
+)  # fmt: skip
+@click.option(
+    "--clean", "named", multiple=True, metavar="NAMESPACE", help="Remove this one; may be repeated."
+)
+@click.option("--clean-all", is_flag=True, help="Remove all that are orphans.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def orphans(
+    cluster: str | None,
+    redis: str | None,
+    kubeconfig: str | None,
+    contexts: tuple[str, ...],
+    no_kubernetes: bool,
+    quiet_for: float,
+    named: tuple[str, ...],
+    clean_all: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """List the namespaces in a Redis that no living cluster owns, and remove them on request.
+
+    Asked are the clusters of this machine, Kubernetes, and the store itself, where heads that live leave
+    their mark every second. Takes a few seconds. A namespace that is live or was used a short while ago is
+    never removed here.
+    """
+    asked = Owners() if no_kubernetes else kubernetes_owners(kubeconfig, contexts)
+    owners = joined([local_owners(), asked])
+    with _translated(redis), _source(cluster, redis, None) as (source, _):
+        if not isinstance(source, RedisSource):
+            raise RaywardError("the cluster's store is no Redis", todo="name one with --redis")
+
+        def judged(only: tuple[str, ...] = ()) -> list[Judged]:
+            return [judge(facts, owners, quiet_for) for facts in look(source.client, only)]
+
+        found = judged()
+        _show_orphans(found, owners, as_json=as_json)
+        chosen = _to_remove(found, named, clean_all=clean_all)
+        if not chosen:
+            if clean_all:
+                output.note("nothing is removed: none of them is an orphan")
+            return
+        if not yes and not sys.stdin.isatty():
+            raise click.UsageError("there is no terminal to ask on: say --yes")
+        if not yes and not click.confirm(f"remove all keys of {', '.join(chosen)}?"):
+            raise click.Abort
+        # Time has passed since the first look.
+        _to_remove(judged(chosen), chosen, clean_all=False)
+        for namespace in chosen:
+            report = clean_up(source.client, namespace)
+            output.note(f"removed {report.deleted} keys of {namespace} in {report.seconds:.2f} s")
+
+
+def _show_orphans(found: list[Judged], owners: Owners, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json(
+            {
+                "namespaces": [
+                    {**item.facts.__dict__, "verdict": item.verdict.value, "reason": item.reason}
+                    for item in found
+                ],
+                "unasked": owners.unasked,
+            }
+        )
+    elif not found:
+        print("no namespace of Ray is in this Redis")
+    else:
+        columns = ["namespace", "verdict", "keys", "bytes", "led last by", "silent for", "why"]
+        output.table(columns, [_orphan_row(item) for item in found])
+
+
+def _orphan_row(item: Judged) -> list[object]:
+    facts = item.facts
+    silent = "-" if facts.silent_for is None else spoken(facts.silent_for)
+    size = "-" if facts.size_bytes is None else facts.size_bytes
+    return [facts.namespace, item.verdict.value, facts.keys, size, facts.holder or "-", silent, item.reason]
+
+
+def _to_remove(found: list[Judged], named: tuple[str, ...], *, clean_all: bool) -> tuple[str, ...]:
+    """What is to go. Raises RaywardError when one that is named may not."""
+    by_name = {item.facts.namespace: item for item in found}
+    for namespace in named:
+        item = by_name.get(namespace)
+        if item is None:
+            raise RaywardError(f"there is no namespace {namespace} in this Redis")
+        if not item.verdict.removable:
+            raise RaywardError(
+                f"namespace {namespace} is {item.verdict.value}: {item.reason}",
+                where="rayward store orphans",
+                todo="nothing was removed; delete its cluster, or wait until it has been quiet for longer",
+            )
+    orphaned = [name for name, item in by_name.items() if clean_all and item.verdict is Verdict.ORPHAN]
+    return tuple(dict.fromkeys([*named, *orphaned]))
 
 
 @store.command(epilog="example: rayward store adopt --yes")

@@ -36,6 +36,7 @@ from rayward.local.state import (
 )
 from rayward.local.wake import StatusWatch
 from rayward.plan.heads import is_fenced
+from rayward.plan.merge_patch import merge_patch
 from rayward.plan.reconcile import Observed, reconcile
 from rayward.plan.settings import Settings
 from rayward.plan.workloads import reconcile_workload
@@ -146,8 +147,13 @@ class Node:
             services=self._owned(self.folder.list("Service"), cluster),
             jobs=jobs,
             pvcs=tuple(self.folder.list("PersistentVolumeClaim")),
+            service_accounts=tuple(self.folder.list("ServiceAccount")),
+            roles=self._owned(self.folder.list("Role"), cluster),
+            role_bindings=self._owned(self.folder.list("RoleBinding"), cluster),
+            secrets=tuple(self.folder.list("Secret")),
+            ingresses=self._owned(self.folder.list("Ingress"), cluster),
         )
-        plan = reconcile(cluster, observed, self.settings, time.time())
+        plan = reconcile(cluster, observed, self.settings, time.time(), token=secrets.token_urlsafe(32))
         self._carry_out(plan, cluster)
         if plan.remove_cluster:
             self.folder.drop("RayCluster", name)
@@ -191,7 +197,7 @@ class Node:
     def _update(self, manifest: Manifest) -> None:
         found = self.folder.get(manifest["kind"], manifest["metadata"]["name"])
         if found is not None:
-            self.folder.put({**found, "spec": {**found["spec"], **manifest["spec"]}})
+            self.folder.put(merge_patch(found, manifest))
             self._changed = True
 
     def _delete(self, kind: str, name: str) -> None:

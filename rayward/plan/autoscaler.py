@@ -1,6 +1,6 @@
 """The sidecar that runs Ray's autoscaler in the head Pod.
 
-Only puts the container together; the account and rights that it needs are a shell's business.
+Only puts the container together; the account and rights that it needs are built beside it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ import copy
 from typing import Any
 
 from rayward.api.raycluster import AutoscalerOptions, RayCluster
+from rayward.plan import names
+from rayward.plan.environment import Environment, authentication
 
 Raw = dict[str, Any]
 LOGS_VOLUME = "ray-logs"
+CONTAINER = "autoscaler"
 
 
 def add_sidecar(cluster: RayCluster, spec: Raw, ray: Raw) -> None:
@@ -22,12 +25,12 @@ def add_sidecar(cluster: RayCluster, spec: Raw, ray: Raw) -> None:
         " --cluster-namespace $(RAY_CLUSTER_NAMESPACE)"
     )
     sidecar: Raw = {
-        "name": "autoscaler",
+        "name": CONTAINER,
         "image": options.image or ray["image"],
         "imagePullPolicy": options.image_pull_policy or "IfNotPresent",
         "command": options.command or ["/bin/bash", "-c", "--"],
         "args": options.args or [start],
-        "env": [*_environment(start), *copy.deepcopy(options.env)],
+        "env": _environment(cluster, start, copy.deepcopy(options.env)),
         "resources": copy.deepcopy(options.resources) or _default_resources(),
         "volumeMounts": [
             {"name": LOGS_VOLUME, "mountPath": "/tmp/ray"},
@@ -46,21 +49,19 @@ def add_sidecar(cluster: RayCluster, spec: Raw, ray: Raw) -> None:
         shared = next(mount for mount in mounts if mount.get("mountPath") == "/tmp/ray")
         sidecar["volumeMounts"][0] = {"name": shared["name"], "mountPath": "/tmp/ray"}
     spec["containers"].append(sidecar)
-    if not spec.get("serviceAccountName"):
-        spec["serviceAccountName"] = cluster.name
+    spec["serviceAccountName"] = names.service_account_name(cluster)
 
 
-def _environment(start: str) -> list[Raw]:
-    def from_pod(name: str, path: str) -> Raw:
-        return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
-
-    return [
-        from_pod("RAY_CLUSTER_NAME", "metadata.labels['ray.io/cluster']"),
-        from_pod("RAY_CLUSTER_NAMESPACE", "metadata.namespace"),
-        from_pod("RAY_HEAD_POD_NAME", "metadata.name"),
-        {"name": "KUBERAY_CRD_VER", "value": "v1"},
-        {"name": "KUBERAY_GEN_AUTOSCALER_START_CMD", "value": start},
-    ]
+def _environment(cluster: RayCluster, start: str, written: list[Raw]) -> list[Raw]:
+    env = Environment(None)
+    env.field("RAY_CLUSTER_NAME", f"metadata.labels['{names.CLUSTER}']")
+    env.field("RAY_CLUSTER_NAMESPACE", "metadata.namespace")
+    env.field("RAY_HEAD_POD_NAME", "metadata.name")
+    env.append("KUBERAY_CRD_VER", "v1")
+    env.append("KUBERAY_GEN_AUTOSCALER_START_CMD", start)
+    env.variables += written
+    authentication(env, cluster)
+    return env.variables
 
 
 def _default_resources() -> Raw:

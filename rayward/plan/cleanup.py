@@ -5,6 +5,7 @@ It reuses the head's image, environment and placement, for those are known to re
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from rayward.api.raycluster import RayCluster
@@ -30,9 +31,11 @@ def cleanup_job(cluster: RayCluster, settings: Settings) -> Raw:
     container["command"] = [settings.agent_image_python, "/opt/rayward/agent.zip", "store-cleanup"]
     container.pop("args", None)
     amount = {"cpu": "200m", "memory": "256Mi"}
+    # The reason of a failure outlives the Pod's log in the Pod's status, and from there in an event.
+    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
     container["resources"] = {"limits": dict(amount), "requests": dict(amount)}
     if all(volume["name"] != AGENT_VOLUME for volume in spec.get("volumes") or ()):
-        add_agent_volume(spec, container)
+        add_agent_volume(spec, container, settings)
     spec["containers"] = [container]
     spec["restartPolicy"] = "Never"
     return {
@@ -54,3 +57,25 @@ def cleanup_job(cluster: RayCluster, settings: Settings) -> Raw:
             },
         },
     }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the Job ended; ``why`` is its condition's reason and message when it failed."""
+
+    complete: bool
+    why: str = ""
+
+
+def verdict(job: Raw) -> Verdict | None:
+    """What the Job's conditions say, None while it runs."""
+    failed = None
+    for condition in (job.get("status") or {}).get("conditions") or ():
+        if condition.get("status") != "True":
+            continue
+        if condition.get("type") == "Complete":
+            return Verdict(True)
+        if condition.get("type") in ("Failed", "FailureTarget"):
+            parts = (condition.get("reason"), condition.get("message"))
+            failed = Verdict(False, ": ".join(str(part) for part in parts if part) or "no reason given")
+    return failed

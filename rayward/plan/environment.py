@@ -74,7 +74,7 @@ def head_environment(
     env = Environment(written)
     _autoscaler(env, cluster)
     _store(env, ft)
-    _authentication(env, cluster)
+    authentication(env, cluster)
     for name, value in settings.default_env:
         env.default(name, value)
     _identity(env, start)
@@ -109,7 +109,7 @@ def worker_environment(
     if ft.enabled:
         # Longer than the head's 60 s, so that a worker outlives the head's own restart.
         env.default("RAY_gcs_rpc_server_reconnect_timeout_s", WORKER_RECONNECT_S)
-    _authentication(env, cluster)
+    authentication(env, cluster)
     for name, value in settings.default_env:
         env.default(name, value)
     head_names(env, cluster, settings)
@@ -155,13 +155,16 @@ def _store(env: Environment, ft: FaultTolerance) -> None:
         env.credential(ft.password)
 
 
-def _authentication(env: Environment, cluster: RayCluster) -> None:
+def authentication(env: Environment, cluster: RayCluster) -> None:
+    """How Ray knows its own: for every container in which something of Ray talks to the GCS."""
     options = cluster.spec.auth_options
     if options is None or options.mode != "token":
         return
     env.default("RAY_AUTH_MODE", "token")
-    if all(variable["name"] != "RAY_AUTH_TOKEN" for variable in env.variables):
-        secret = {"name": options.secret_name or cluster.name, "key": "auth_token"}
+    if options.enable_k8s_token_auth:
+        env.default("RAY_ENABLE_K8S_TOKEN_AUTH", "true")
+    elif all(variable["name"] != "RAY_AUTH_TOKEN" for variable in env.variables):
+        secret = {"name": names.token_secret_name(cluster), "key": names.TOKEN_KEY}
         env.variables.append({"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": secret}})
 
 

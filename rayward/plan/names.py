@@ -5,6 +5,7 @@ Pure text; knows which object is called what and nothing else about it.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from rayward.api import agent_choice
@@ -32,9 +33,15 @@ RAYWARD_VERSION = "rayward.dev/version"
 AGENT = agent_choice.AGENT
 HEAD_INDEX = "rayward.dev/head-index"
 OWNER_KIND = "ray.io/originated-from-crd"
+OWNER_NAME = "ray.io/originated-from-cr-name"
+HEADLESS_WORKERS = "ray.io/headless-worker-svc"
+SERVE_SERVICE = "ray.io/enable-serve-service"
+INGRESS_CLASS = "kubernetes.io/ingress.class"
+TOKEN_KEY = "auth_token"
 
 MAX_LABEL = 63
 MAX_POD_PREFIX = 50
+MAX_SIDE_OBJECT = 50
 
 
 def trim_front(text: str, limit: int = MAX_LABEL) -> str:
@@ -78,8 +85,44 @@ def head_address(cluster: RayCluster, cluster_domain: str) -> str:
 
 
 def cleanup_job_name(cluster: str) -> str:
-    """The Job that wipes a deleted cluster's keys."""
-    return trim_front(f"{cluster}-redis-cleanup")
+    """The Job that wipes a deleted cluster's keys. Of a long name the front stays, and a digest of all of
+    it: cut short, two clusters of one namespace must not want the same Job."""
+    name = f"{cluster}-redis-cleanup"
+    if len(name) <= MAX_LABEL:
+        return name
+    digest = hashlib.sha256(cluster.encode()).hexdigest()[:8]
+    return f"{cluster[: MAX_LABEL - len(f'-{digest}-redis-cleanup')]}-{digest}-redis-cleanup"
+
+
+def side_object_name(cluster: str) -> str:
+    """The autoscaler's account and rights, and the Secret of the token: the cluster's own name."""
+    return trim_front(cluster, MAX_SIDE_OBJECT)
+
+
+def service_account_name(cluster: RayCluster) -> str:
+    """The account that the head Pod runs under while Ray scales itself: the template's own, if any."""
+    return str(cluster.head.template["spec"].get("serviceAccountName") or side_object_name(cluster.name))
+
+
+def token_secret_name(cluster: RayCluster) -> str:
+    """The Secret that holds Ray's authentication token."""
+    options = cluster.spec.auth_options
+    return (options.secret_name if options else None) or side_object_name(cluster.name)
+
+
+def ingress_name(cluster: str) -> str:
+    """The Ingress to the head's dashboard."""
+    return trim_front(f"{cluster}-head-ingress", MAX_SIDE_OBJECT)
+
+
+def headless_service_name(cluster: str) -> str:
+    """The Service by which the hosts of one replica find each other."""
+    return f"{cluster}-headless"
+
+
+def serve_service_name(cluster: str) -> str:
+    """The Service to Ray Serve's proxies on all nodes."""
+    return f"{cluster}-serve-svc"
 
 
 def gcs_claim_name(cluster: str) -> str:
@@ -113,6 +156,21 @@ def replica_labels(group: WorkerGroupSpec, replica_index: int, host_index: int) 
 def node_type(raw: dict[str, Any]) -> str:
     """head, worker or redis-cleanup, as the object's label says; empty for anything else."""
     return str((raw["metadata"].get("labels") or {}).get(NODE_TYPE, ""))
+
+
+def common_labels(cluster: RayCluster) -> dict[str, str]:
+    """Labels of objects beside the Pods."""
+    return {CLUSTER: cluster.name, APP_NAME: "kuberay", CREATED_BY: "kuberay-operator"}
+
+
+def owned_metadata(cluster: RayCluster, name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
+    """Metadata of an object beside the Pods that goes when the cluster goes."""
+    return {
+        "name": name,
+        "namespace": cluster.namespace,
+        "labels": common_labels(cluster) if labels is None else labels,
+        "ownerReferences": [owner_reference(cluster)],
+    }
 
 
 def owner_reference(cluster: RayCluster) -> dict[str, Any]:

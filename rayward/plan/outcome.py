@@ -5,6 +5,7 @@ Holds no rule of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,21 +25,39 @@ class ObjectRef:
 
 @dataclass(frozen=True)
 class Event:
-    """Something a user may want to know; ``type`` is Normal or Warning, as in Kubernetes."""
+    """Something a user may want to know; ``type`` is Normal or Warning, as in Kubernetes. ``step`` is the
+    very object of ``Plan.create``, ``delete`` or ``update`` whose success it reports, if any: when that
+    step fails, the event is not true."""
 
     type: str
     reason: str
     message: str
+    step: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything that exists of one cluster: raw objects with their status."""
+    """Everything that exists of one cluster: raw objects with their status.
+
+    Of claims, service accounts and Secrets, those count too that are not the cluster's own but are named in
+    its spec. ``agents`` is what the agents of head Pods answer on /status, by Pod name; a head that is not
+    among them was silent; None: they were not asked yet, and what status says of them stays.
+    ``store_shared_with`` names other living clusters on the same keys in the same Redis
+    (``store_key.sharers``). ``lost_nodes`` are nodes that do not answer (``lost_nodes.lost_nodes``).
+    """
 
     pods: tuple[Raw, ...] = ()
     services: tuple[Raw, ...] = ()
     jobs: tuple[Raw, ...] = ()
     pvcs: tuple[Raw, ...] = ()
+    service_accounts: tuple[Raw, ...] = ()
+    roles: tuple[Raw, ...] = ()
+    role_bindings: tuple[Raw, ...] = ()
+    secrets: tuple[Raw, ...] = ()
+    ingresses: tuple[Raw, ...] = ()
+    agents: Mapping[str, Raw] | None = None
+    store_shared_with: tuple[str, ...] = ()
+    lost_nodes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -47,8 +66,11 @@ class Plan:
     finalizers, delete, create, update, status, and comes back when anything changed or after
     ``requeue_after`` seconds. ``finalizers`` is the full new list, None for no change. ``remove_cluster``
     means nothing holds the object any more: it goes, together with what it owns. A create of something
-    that exists is no error. ``update`` names objects that exist: each field of its ``spec`` replaces that
-    of the existing one."""
+    that exists is no error. Each of ``update`` is a JSON merge patch (RFC 7386) with the kind and name of
+    the object that it is for: lists are replaced as a whole (``merge_patch.merge_patch``); a uid in it
+    guards against a namesake. ``status`` is the whole new status; whether and when it must be written say
+    ``status_writes.status_differs`` and ``is_urgent``, and ``status_now`` that it must be now, for without it
+    the next pass would say some of ``events`` again."""
 
     create: tuple[Raw, ...] = ()
     delete: tuple[ObjectRef, ...] = ()
@@ -56,6 +78,7 @@ class Plan:
     finalizers: tuple[str, ...] | None = None
     remove_cluster: bool = False
     status: Raw = field(default_factory=dict)
+    status_now: bool = False
     requeue_after: float | None = None
     events: tuple[Event, ...] = ()
 

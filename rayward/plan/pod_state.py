@@ -5,6 +5,7 @@ Reads raw Pods of any kind; decides nothing about clusters.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timezone
 from typing import Any
 
@@ -61,10 +62,43 @@ def should_delete(pod: Raw) -> str | None:
     if is_terminating(pod):
         return None
     if phase(pod) in ("Failed", "Succeeded"):
-        return f"the Pod is {phase(pod)}, which is final"
+        why = str((pod.get("status") or {}).get("reason") or "")
+        return f"the Pod is {phase(pod)}{f' ({why})' if why else ''}, which is final"
     never = pod["spec"].get("restartPolicy", "Always") == "Never"
     if phase(pod) == "Running" and never and "terminated" in ray_container_state(pod):
         return "its Ray container ended and restartPolicy is Never"
+    return None
+
+
+def is_on_lost_node(pod: Raw, lost_nodes: Collection[str] = ()) -> bool:
+    """Whether its machine is gone as far as Kubernetes knows: the node is among ``lost_nodes``, or the
+    control plane has written so into the Pod's own status."""
+    ready = condition(pod, "Ready") or {}
+    return (
+        pod["spec"].get("nodeName") in lost_nodes
+        or phase(pod) == "Unknown"
+        or "NodeLost" in ((pod.get("status") or {}).get("reason"), ready.get("reason"))
+    )
+
+
+def disruption(pod: Raw) -> str | None:
+    """Why Kubernetes is about to end this Pod (eviction, preemption, a taint), None when it is not."""
+    found = condition(pod, "DisruptionTarget")
+    if found is None or found.get("status") != "True":
+        return None
+    return str(found.get("reason") or "DisruptionTarget")
+
+
+def crash_loop_age(pod: Raw, now: float, restarts: int) -> float | None:
+    """Seconds for which its Ray container has been crashing: it waits for its next try, after at least
+    ``restarts`` of them, and the Pod has not been ready since. None for any other Pod."""
+    name = pod["spec"]["containers"][0]["name"]
+    waiting = ray_container_state(pod).get("waiting") or {}
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        if status.get("name") == name and int(status.get("restartCount") or 0) >= restarts:
+            since = seconds((condition(pod, "Ready") or {}).get("lastTransitionTime"))
+            if waiting.get("reason") == "CrashLoopBackOff" and since is not None and not is_ready(pod):
+                return now - since
     return None
 
 

@@ -30,6 +30,8 @@ AGENT_DIRECTORY = "/opt/rayward"
 GCS_VOLUME = "gcs-storage"
 STATE_VOLUME = "rayward-state"
 SERVE_PORT = 8000
+WAIT_CONTAINER = "wait-gcs-ready"
+TOKEN_VOLUME, TOKEN_DIRECTORY = "ray-token", "/var/run/secrets/ray.io/serviceaccount"
 
 
 def head_pod(cluster: RayCluster, settings: Settings, *, index: int = 0) -> Raw:
@@ -59,6 +61,7 @@ def head_pod(cluster: RayCluster, settings: Settings, *, index: int = 0) -> Raw:
     if cluster.spec.enable_in_tree_autoscaling:
         autoscaler.add_sidecar(cluster, pod["spec"], container)
     _init_containers(cluster, pod["spec"], settings)
+    _account_token(cluster, pod["spec"])
     if ft.standbys:
         pod["metadata"]["labels"][names.HEAD_INDEX] = str(index)
         _keep_heads_apart(cluster, pod["spec"])
@@ -99,6 +102,7 @@ def worker_pod(
             _wait_gcs_ready(cluster, container, settings, written, mine)
         )
     _init_containers(cluster, pod["spec"], settings)
+    _account_token(cluster, pod["spec"])
     return pod
 
 
@@ -106,7 +110,7 @@ def _skeleton(
     cluster: RayCluster, template: Raw, settings: Settings, start: str, role: str
 ) -> tuple[Raw, Raw, bool]:
     """A Pod with the template's spec and its Ray container's command: (Pod, Ray container, agent?)."""
-    spec = copy.deepcopy(template["spec"])
+    spec = _without_nulls(template["spec"])
     container: Raw = spec["containers"][0]
     agent = runs_agent(cluster, template)
     if not starts_ray_itself(cluster, template):
@@ -116,7 +120,7 @@ def _skeleton(
             ray_start.shell_line(start, settings, before=before, agent=role if agent else None)
         ]
     if agent:
-        add_agent_volume(spec, container)
+        add_agent_volume(spec, container, settings)
     options = cluster.spec.autoscaler_options
     if cluster.spec.enable_in_tree_autoscaling and options is not None and options.version == "v2":
         spec["restartPolicy"] = "Never"
@@ -125,9 +129,17 @@ def _skeleton(
     return pod, container, agent
 
 
-def add_agent_volume(spec: Raw, container: Raw) -> None:
+def _without_nulls(value: Any) -> Any:
+    """A copy in which a field that says null is one that says nothing."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def add_agent_volume(spec: Raw, container: Raw, settings: Settings) -> None:
     """Mount the ConfigMap that carries the agent's zip file."""
-    spec.setdefault("volumes", []).append({"name": AGENT_VOLUME, "configMap": {"name": AGENT_VOLUME}})
+    source = {"name": settings.agent_config_map}
+    spec.setdefault("volumes", []).append({"name": AGENT_VOLUME, "configMap": source})
     mount = {"name": AGENT_VOLUME, "mountPath": AGENT_DIRECTORY, "readOnly": True}
     container.setdefault("volumeMounts", []).append(mount)
 
@@ -232,6 +244,23 @@ def _init_containers(cluster: RayCluster, spec: Raw, settings: Settings) -> None
         container["env"] = env.variables
 
 
+def _account_token(cluster: RayCluster, spec: Raw) -> None:
+    """Where Kubernetes itself is asked who may speak to Ray, the Pod shows its service account's token."""
+    options = cluster.spec.auth_options
+    if options is None or options.mode != "token" or not options.enable_k8s_token_auth:
+        return
+    volumes = spec.setdefault("volumes", [])
+    if all(volume["name"] != TOKEN_VOLUME for volume in volumes):
+        token = {"serviceAccountToken": {"path": "token"}}
+        volumes.append({"name": TOKEN_VOLUME, "projected": {"sources": [token]}})
+    waiting = [one for one in spec.get("initContainers") or () if one["name"] == WAIT_CONTAINER]
+    scaling = [one for one in spec["containers"][1:] if one["name"] == autoscaler.CONTAINER]
+    for container in (spec["containers"][0], *waiting, *scaling):
+        mounts = container.setdefault("volumeMounts", [])
+        if all(mount["name"] != TOKEN_VOLUME for mount in mounts):
+            mounts.append({"name": TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY, "readOnly": True})
+
+
 def _wait_gcs_ready(
     cluster: RayCluster, ray: Raw, settings: Settings, written: list[Raw] | None, mounts: list[Raw]
 ) -> Raw:
@@ -247,12 +276,14 @@ def _wait_gcs_ready(
         "done\n"
     )
     amount = {"cpu": "200m", "memory": "256Mi"}
+    env = environment.Environment(copy.deepcopy(written))
+    environment.authentication(env, cluster)
     container: Raw = {
-        "name": "wait-gcs-ready",
+        "name": WAIT_CONTAINER,
         "image": ray["image"],
         "command": ["/bin/bash", "-cl" if settings.login_shell else "-c", "--"],
         "args": [script],
-        "env": copy.deepcopy(written) or [],
+        "env": env.variables,
         "volumeMounts": mounts,
         "resources": {"limits": dict(amount), "requests": dict(amount)},
     }

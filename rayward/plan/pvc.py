@@ -32,3 +32,20 @@ def gcs_pvc(cluster: RayCluster) -> dict[str, Any] | None:
     if storage.storage_class is not None:
         spec["storageClassName"] = storage.storage_class
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+
+
+def claim_owners(cluster: RayCluster, claim: dict[str, Any], *, retain: bool) -> list[Any] | None:
+    """The owners that a living claim should have where they differ from those it has, else None.
+
+    Only this cluster is added or taken away: whoever else owns it stays. It is never added to a claim that
+    somebody else made (it lacks the cluster's label) or controls.
+    """
+    owners = list(claim["metadata"].get("ownerReferences") or ())
+    others = [owner for owner in owners if owner.get("uid") != cluster.metadata.uid]
+    owned = len(others) != len(owners)
+    if retain:
+        return others if owned else None
+    ours = (claim["metadata"].get("labels") or {}).get(names.CLUSTER) == cluster.name
+    if owned or not ours or any(owner.get("controller") for owner in others):
+        return None
+    return [*others, names.owner_reference(cluster)]

@@ -1,4 +1,4 @@
-"""The Services of a RayCluster: to the head that leads, and to the agents of all heads.
+"""The Services of a RayCluster: to the head that leads, to the agents of all heads, to workers and Serve.
 
 Knows which ports the head shows and how it is found; routing itself is a shell's business.
 """
@@ -49,7 +49,54 @@ def head_agents_service(cluster: RayCluster, settings: Settings) -> Raw | None:
             {"name": "agent", "port": port, "targetPort": port, "protocol": "TCP", "appProtocol": "http"}
         ],
     }
-    return _service(cluster, names.head_agents_service_name(cluster.name), {"labels": dict(selector)}, spec)
+    # Not labelled as a head's: KubeRay takes every Service with those labels for the head Service, and stops
+    # at a second one.
+    labels = names.common_labels(cluster)
+    return _service(cluster, names.head_agents_service_name(cluster.name), {"labels": labels}, spec)
+
+
+def headless_service(cluster: RayCluster) -> Raw | None:
+    """Leads to every worker, ready or not, by which the hosts of one replica find each other; None without
+    a group of several hosts per replica."""
+    if all(group.hosts <= 1 for group in cluster.workers):
+        return None
+    spec: Raw = {
+        "type": "ClusterIP",
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": {names.CLUSTER: cluster.name, names.NODE_TYPE: names.WORKER},
+    }
+    labels = {names.CLUSTER: cluster.name, names.HEADLESS_WORKERS: cluster.name}
+    return _service(cluster, names.headless_service_name(cluster.name), {"labels": labels}, spec)
+
+
+def wants_serve_service(cluster: RayCluster) -> bool:
+    """Whether the annotation asks for a Service to Ray Serve's proxies."""
+    return cluster.annotations.get(names.SERVE_SERVICE, "").lower() == "true"
+
+
+def serve_service(cluster: RayCluster) -> Raw | None:
+    """Leads to the ports of Ray Serve on all nodes that are ready; None when it is not asked for, or the
+    head container has ports and none of them is for Serve."""
+    ports = [
+        {"name": name, "port": number, "targetPort": number, "protocol": "TCP"}
+        for name, number in sorted(head_ports(cluster).items())
+        if name == "serve" or name.startswith("serve-")
+    ]
+    if not wants_serve_service(cluster) or not ports:
+        return None
+    labels = {
+        names.CLUSTER: cluster.name,
+        names.OWNER_NAME: cluster.name,
+        names.OWNER_KIND: "RayCluster",
+        names.SERVE: names.trim_front(f"{cluster.name}-serve"),
+    }
+    spec: Raw = {
+        "type": cluster.head.service_type or "ClusterIP",
+        "selector": {names.CLUSTER: cluster.name},
+        "ports": ports,
+    }
+    return _service(cluster, names.serve_service_name(cluster.name), {"labels": labels}, spec)
 
 
 def _service(cluster: RayCluster, name: str, metadata: Raw, spec: Raw) -> Raw:
@@ -86,8 +133,8 @@ def _selector(cluster: RayCluster) -> dict[str, str]:
     return {key: labels[key] for key in kept}
 
 
-def _ports(cluster: RayCluster) -> list[Raw]:
-    """The head container's own ports, or the usual five; metrics in any case; sorted by name."""
+def head_ports(cluster: RayCluster) -> dict[str, int]:
+    """The head container's own ports by name, or the usual five; metrics in any case."""
     found: dict[str, int] = {}
     for port in cluster.head.template["spec"]["containers"][0].get("ports") or ():
         number = port["containerPort"]
@@ -95,13 +142,11 @@ def _ports(cluster: RayCluster) -> list[Raw]:
     if not found:
         found = dict(DEFAULT_PORTS)
     found.setdefault("metrics", DEFAULT_PORTS["metrics"])
+    return found
+
+
+def _ports(cluster: RayCluster) -> list[Raw]:
     return [
-        {
-            "name": name,
-            "port": found[name],
-            "targetPort": found[name],
-            "protocol": "TCP",
-            "appProtocol": "tcp",
-        }
-        for name in sorted(found)
+        {"name": name, "port": number, "targetPort": number, "protocol": "TCP", "appProtocol": "tcp"}
+        for name, number in sorted(head_ports(cluster).items())
     ]

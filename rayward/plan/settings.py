@@ -41,7 +41,8 @@ class Settings:
     ``redis_cleanup`` wipes a deleted cluster's keys; ``inject_probes`` and ``inject_init_container``
     add what a template lacks; ``reconnect`` None leaves Ray's own pace; ``agent_image_python`` is the
     interpreter inside Ray images; ``default_env`` goes to every Ray container unless the user set it;
-    ``forward`` lets the agents of workers listen where Ray expects the GCS, which needs an address per Pod.
+    ``forward`` lets the agents of workers listen where Ray expects the GCS, which needs an address per Pod;
+    ``agent_config_map`` is the ConfigMap that carries the agent's zip file.
     """
 
     cluster_domain: str = "cluster.local"
@@ -56,3 +57,4 @@ class Settings:
     default_env: tuple[tuple[str, str], ...] = ()
     cluster_ip_head_service: bool = False
     forward: bool = True
+    agent_config_map: str = "rayward-agent"

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from rayward.api.fault_tolerance import fault_tolerance
+from rayward.api.agent_choice import runs_agent
+from rayward.api.fault_tolerance import Backend, fault_tolerance
 from rayward.api.quantity import format_bytes, format_count, parse_quantity
 from rayward.api.raycluster import RayCluster
 from rayward.plan import names
+from rayward.plan.agent_conditions import set_agent_conditions
+from rayward.plan.conditions import Conditions
 from rayward.plan.outcome import ObjectRef, Observed, Raw
 from rayward.plan.pod_state import (
     age_key,
@@ -36,13 +39,15 @@ def cluster_status(
     *,
     create_pending: bool,
     deleting: Sequence[ObjectRef],
+    waiting: str = "",
 ) -> Raw:
     """The new status. ``create_pending`` and ``deleting`` say what this pass is about to change:
-    a cluster with steps left is not ready."""
+    a cluster with steps left is not ready. ``waiting`` is why a missing head is not made yet."""
     old = cluster.status
     gone = {found.name for found in deleting}
     pods = [pod for pod in observed.pods if pod["metadata"]["name"] not in gone]
-    wanted_heads = fault_tolerance(cluster).heads
+    ft = fault_tolerance(cluster)
+    wanted_heads = ft.heads
     named = str((old.get("head") or {}).get("podName") or "")
     heads = sorted(_of_type(pods, names.HEAD), key=lambda pod: _leads_most(pod, named))
     head = heads[0] if heads else None
@@ -55,7 +60,7 @@ def cluster_status(
     ray_pods = [pod for pod in observed.pods if names.node_type(pod) in (names.HEAD, names.WORKER)]
     status: Raw = {
         "state": "",
-        "head": _head(cluster, head, observed),
+        "head": _head(cluster, _shown(heads, named, wanted_heads), observed),
         "endpoints": _endpoints(cluster, observed),
         "readyWorkerReplicas": sum(map(is_ready, workers)),
         "availableWorkerReplicas": sum(phase(pod) == "Running" for pod in workers),
@@ -65,9 +70,11 @@ def cluster_status(
         **desired_resources(cluster),
         "observedGeneration": cluster.metadata.generation,
     }
-    conditions = _Conditions(old.get("conditions") or (), timestamp(now))
-    _head_condition(conditions, head)
-    _standby_condition(conditions, heads, wanted_heads - 1)
+    conditions = Conditions(old.get("conditions") or (), timestamp(now))
+    _head_condition(conditions, head, waiting)
+    applies = ft.backend is Backend.REDIS and runs_agent(cluster, cluster.head.template)
+    set_agent_conditions(conditions, heads, observed.agents, applies=applies and not cluster.spec.suspend)
+    _standby_condition(conditions, heads, wanted_heads - 1, waiting)
     _provisioned(conditions, all_ready=all_ready)
     suspended = _suspension(conditions, bool(cluster.spec.suspend), bool(ray_pods))
     status["state"] = (
@@ -120,6 +127,14 @@ def _leads_most(head: Raw, named: str) -> tuple[bool, bool, tuple[str, str]]:
     return (not is_ready(head), head["metadata"]["name"] != named, age_key(head))
 
 
+def _shown(heads: Sequence[Raw], named: str, wanted: int) -> Raw | None:
+    """The head that status names: of several the one that leads or led last, never one that has not led."""
+    head = heads[0] if heads else None
+    if head is None or wanted == 1 or is_ready(head) or head["metadata"]["name"] == named:
+        return head
+    return None
+
+
 def _of_type(pods: list[Raw], node_type: str) -> list[Raw]:
     return [pod for pod in pods if names.node_type(pod) == node_type and not is_terminating(pod)]
 
@@ -151,39 +166,9 @@ def _endpoints(cluster: RayCluster, observed: Observed) -> dict[str, str]:
     return found
 
 
-class _Conditions:
-    """Conditions whose transition time moves only when their status does."""
-
-    def __init__(self, old: Sequence[Raw], now: str) -> None:
-        self._found = {str(item["type"]): dict(item) for item in old}
-        self._now = now
-
-    def set(self, kind: str, status: str, reason: str, message: str = "") -> None:
-        before = self._found.get(kind)
-        unchanged = before is not None and before.get("status") == status
-        moment = before["lastTransitionTime"] if before is not None and unchanged else self._now
-        self._found[kind] = {
-            "type": kind,
-            "status": status,
-            "reason": reason,
-            "message": message,
-            "lastTransitionTime": moment,
-        }
-
-    def drop(self, kind: str) -> None:
-        """Forget a condition that no longer applies."""
-        self._found.pop(kind, None)
-
-    def is_true(self, kind: str) -> bool:
-        return self._found.get(kind, {}).get("status") == "True"
-
-    def result(self) -> list[Raw]:
-        return [self._found[kind] for kind in sorted(self._found)]
-
-
-def _head_condition(conditions: _Conditions, head: Raw | None) -> None:
+def _head_condition(conditions: Conditions, head: Raw | None, waiting: str) -> None:
     if head is None:
-        conditions.set("HeadPodReady", "False", "HeadPodNotFound", "There is no head Pod")
+        conditions.set("HeadPodReady", "False", "HeadPodNotFound", waiting or "There is no head Pod")
         return
     ready = condition(head, "Ready")
     if ready is None:
@@ -195,30 +180,33 @@ def _head_condition(conditions: _Conditions, head: Raw | None) -> None:
         return
     if reason in ("", "ContainersNotReady"):
         reason, message = _container_reason(head) or (reason or "Unknown", message)
-    conditions.set("HeadPodReady", "False", reason, message)
+    # A kubelet's sentence about back-off counts its seconds.
+    conditions.set("HeadPodReady", "False", reason, message, calm=True)
 
 
-def _standby_condition(conditions: _Conditions, heads: Sequence[Raw], wanted: int) -> None:
+def _standby_condition(conditions: Conditions, heads: Sequence[Raw], wanted: int, waiting: str) -> None:
     """Whether enough heads run beside the one that leads (``heads`` starts with it). How warm they are is
     known to their agents only."""
-    kind = "StandbyHeadReady"
+    kind, why = "StandbyHeadReady", f"; {waiting}" if waiting else ""
     if wanted <= 0:
         conditions.drop(kind)
         return
     if not heads or not is_ready(heads[0]):
-        conditions.set(kind, "False", "NoLeader", "No head leads yet, so none stands by behind it")
+        text = f"No head leads yet, so none stands by behind it{why}"
+        conditions.set(kind, "False", "NoLeader", text)
         return
     standbys = heads[1:]
     running = sum(map(is_running, standbys))
     if running >= wanted:
         conditions.set(kind, "True", "StandbyHeadRunning", f"{running} of {wanted} standby heads run")
     elif len(standbys) < wanted:
-        text = f"{len(standbys)} of {wanted} standby head Pods are there"
+        text = f"{len(standbys)} of {wanted} standby head Pods are there{why}"
         conditions.set(kind, "False", "StandbyHeadMissing", text)
     else:
         idle = next(pod for pod in standbys if not is_running(pod))
         reason, message = _container_reason(idle) or ("StandbyHeadNotRunning", f"Pod is {phase(idle)}")
-        conditions.set(kind, "False", reason, f"{idle['metadata']['name']}: {message or reason}")
+        text = f"{idle['metadata']['name']}: {message or reason}"
+        conditions.set(kind, "False", reason, text, calm=True)
 
 
 def _container_reason(pod: Raw) -> tuple[str, str] | None:
@@ -231,7 +219,7 @@ def _container_reason(pod: Raw) -> tuple[str, str] | None:
     return None
 
 
-def _provisioned(conditions: _Conditions, *, all_ready: bool) -> None:
+def _provisioned(conditions: Conditions, *, all_ready: bool) -> None:
     if all_ready and not conditions.is_true("RayClusterProvisioned"):
         text = "All Ray Pods were ready together for the first time"
         conditions.set("RayClusterProvisioned", "True", "AllPodRunningAndReadyFirstTime", text)
@@ -240,7 +228,7 @@ def _provisioned(conditions: _Conditions, *, all_ready: bool) -> None:
         conditions.set("RayClusterProvisioned", "False", "RayClusterPodsProvisioning", text)
 
 
-def _suspension(conditions: _Conditions, wanted: bool, pods_left: bool) -> bool:
+def _suspension(conditions: Conditions, wanted: bool, pods_left: bool) -> bool:
     """The pair of suspend conditions; True while the cluster is suspended."""
     suspending, suspended = "RayClusterSuspending", "RayClusterSuspended"
     if wanted and pods_left:

@@ -35,9 +35,13 @@ def before(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_process_of_a_pod_is_found_and_other_processes_are_not(before: Path) -> None:
+def test_a_process_of_ours_is_found_and_other_processes_are_not(before: Path) -> None:
     sleep = [sys.executable, "-c", "import sys; sys.stdin.read()"]
-    for variables, expected in (({"RAYWARD_POD_UID": "u"}, True), ({"RAYWARD_POD": "u"}, False)):
+    for variables, expected in (
+        ({"RAYWARD_POD_UID": "u"}, True),
+        ({"RAYWARD_CONTROL_PLANE": "/folder"}, True),
+        ({"RAYWARD_POD": "u"}, False),
+    ):
         with subprocess.Popen(sleep, stdin=subprocess.PIPE, env={**os.environ, **variables}) as child:
             _, words = left_behind(before)
             assert child.stdin is not None

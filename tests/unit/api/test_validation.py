@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rayward.api.problems import ManifestError
 from rayward.api.raycluster import parse_ray_cluster
 from rayward.api.validation import validate
 
@@ -209,7 +210,88 @@ REJECTED: list[tuple[str, Change, str]] = [
         lambda r: r["spec"].update(authOptions={"mode": "token"}, rayVersion="2.51.0"),
         "spec.authOptions.mode",
     ),
-    ("network policy", lambda r: r["spec"].update(networkPolicy={}), "spec.networkPolicy"),
+    *(
+        (
+            f"{name} twice",
+            lambda r, name=name: head(r).update(resources={"CPU": "1"}, rayStartParams={name: "1"}),
+            f"spec.headGroupSpec.rayStartParams.{name}",
+        )
+        for name in ("num-cpus", "num-gpus", "memory", "resources")
+    ),
+    ("label name", lambda r: head(r).update(labels={"-a": "b"}), "spec.headGroupSpec.labels.-a"),
+    ("negative hosts", lambda r: worker(r).update(numOfHosts=-1), "spec.workerGroupSpecs[0].numOfHosts"),
+    (
+        "negative idle time",
+        all_of(lambda r: r["spec"].update(V2), lambda r: worker(r).update(idleTimeoutSeconds=-1)),
+        "spec.workerGroupSpecs[0].idleTimeoutSeconds",
+    ),
+    (
+        "idle time with the old autoscaler",
+        all_of(
+            lambda r: r["spec"].update(enableInTreeAutoscaling=True, autoscalerOptions={"version": "v1"}),
+            lambda r: worker(r).update(idleTimeoutSeconds=1),
+        ),
+        "spec.workerGroupSpecs[0].idleTimeoutSeconds",
+    ),
+    (
+        "priority with an old Ray",
+        all_of(lambda r: r["spec"].update(V2, rayVersion="2.55.1"), lambda r: worker(r).update(priority=1)),
+        "spec.workerGroupSpecs[0].priority",
+    ),
+    (
+        "priority with no version",
+        all_of(lambda r: r["spec"].update(V2, rayVersion=""), lambda r: worker(r).update(priority=1)),
+        "spec.workerGroupSpecs[0].priority",
+    ),
+    (
+        "v2 said twice",
+        all_of(
+            lambda r: r["spec"].update(V2),
+            lambda r: container(r).update(env=[{"name": "RAY_enable_autoscaler_v2", "value": "false"}]),
+        ),
+        HEAD_ENV,
+    ),
+    (
+        "v2 restart policy of a worker",
+        all_of(
+            lambda r: r["spec"].update(V2),
+            lambda r: worker(r)["template"]["spec"].update(restartPolicy="OnFailure"),
+        ),
+        "spec.workerGroupSpecs[0].template.spec.restartPolicy",
+    ),
+    (
+        "autoscaler idle time",
+        lambda r: r["spec"].update(autoscalerOptions={"idleTimeoutSeconds": -1}),
+        "spec.autoscalerOptions.idleTimeoutSeconds",
+    ),
+    *(
+        (
+            f"upgrade strategy of a {owner}'s cluster",
+            lambda r, owner=owner: (
+                r["metadata"].update(labels={"ray.io/originated-from-crd": owner}),
+                r["spec"].update(upgradeStrategy={"type": "Recreate"}),
+            ),
+            "spec.upgradeStrategy.type",
+        )
+        for owner in ("RayJob", "RayService")
+    ),
+    (
+        "token without a version",
+        lambda r: r["spec"].update(authOptions={"mode": "token"}, rayVersion=""),
+        "spec.authOptions.mode",
+    ),
+    (
+        "Kubernetes' tokens with an old Ray",
+        lambda r: r["spec"].update(
+            authOptions={"mode": "token", "enableK8sTokenAuth": True}, rayVersion="2.54.0"
+        ),
+        "spec.authOptions.enableK8sTokenAuth",
+    ),
+    (
+        "Kubernetes' tokens without mode token",
+        lambda r: r["spec"].update(authOptions={"enableK8sTokenAuth": True}),
+        "spec.authOptions.enableK8sTokenAuth",
+    ),
     ("tls", lambda r: r["spec"].update(tlsOptions={"enabled": True}), "spec.tlsOptions.enabled"),
     (
         "autoscaler env",
@@ -252,10 +334,27 @@ def test_16_a_volume_of_the_reserved_name(raw: Raw) -> None:
     ]
 
 
+@pytest.mark.parametrize("group", ["head", "worker"])
+@pytest.mark.parametrize("containers", [None, [], [{}]], ids=["none", "empty", "nameless"])
+def test_a_group_without_a_container(raw: Raw, group: str, containers: Any) -> None:
+    template = (head if group == "head" else worker)(raw)["template"]
+    template["spec"]["containers"] = containers
+    with pytest.raises(ManifestError, match=r"template\.spec\.containers"):
+        parse_ray_cluster(raw)
+
+
+def test_7_holds_with_the_options_too(raw: Raw) -> None:
+    options(raw)
+    head(raw)["rayStartParams"] = {"redis-username": "x"}
+    container(raw)["env"] = env("REDIS_USERNAME")
+    assert len(found(raw)) == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [
         EMPTY,
+        # 8: what KubeRay has behind a gate is open here.
         rocks(),
         rocks(storage={"claimName": "c", "subPath": "p", "deletionPolicy": "Retain"}),
         lambda r: options(r, backend="redis"),
@@ -269,6 +368,20 @@ def test_16_a_volume_of_the_reserved_name(raw: Raw) -> None:
         ),
         lambda r: r["spec"].update(V2),
         lambda r: r["metadata"].update(name="a" * 53),
+        # The definition's defaults, 0 and the largest number, count where no API server put them in.
+        lambda r: (worker(r).pop("minReplicas", None), worker(r).pop("maxReplicas", None)),
+        all_of(
+            lambda r: r["spec"].update(V2, rayVersion="2.56.0"),
+            lambda r: worker(r).update(priority=1, idleTimeoutSeconds=0),
+        ),
+        lambda r: r["spec"].update(authOptions={"mode": "token"}, rayVersion="2.52.0"),
+        lambda r: r["spec"].update(
+            authOptions={"mode": "token", "enableK8sTokenAuth": True}, rayVersion="2.55.0"
+        ),
+        lambda r: r["spec"].update(tlsOptions={"enabled": False}, networkPolicy={"mode": "DenyAll"}),
+        lambda r: r["spec"].update(managedBy="ray.io/kuberay-operator", upgradeStrategy={"type": "None"}),
+        lambda r: worker(r).update(suspend=True),
+        lambda r: head(r).update(rayStartParams=None),
     ],
 )
 def test_accepted(raw: Raw, change: Change) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from rayward.api.raycluster import RayCluster, parse_ray_cluster
+from rayward.plan.outcome import Observed, Plan
+from rayward.plan.reconcile import reconcile
 from rayward.plan.settings import Settings
 
 Raw = dict[str, Any]
@@ -88,3 +90,67 @@ def born() -> Callable[..., Raw]:
         return made
 
     return make
+
+
+class Standing:
+    """A cluster that stands as it should: heads of the number asked for (the first one ready), all workers,
+    and every object that a first pass makes. Tests bend ``raw`` and what is observed, and ``run``."""
+
+    def __init__(self, raw: Raw, born: Callable[..., Raw]) -> None:
+        self.raw, self.born, self.settings = raw, born, Settings()
+        self.seen: dict[str, Any] = {}
+        self.pods: list[Raw] = []
+        self.objects: list[Raw] = []
+
+    def build(self) -> Standing:
+        """Make everything that the spec asks for by now."""
+        self.pods, self.objects = [], []
+        heads = 0
+        for made in self.run().create:
+            if made["kind"] != "Pod":
+                self.objects.append(made)
+                continue
+            role = made["metadata"]["labels"]["ray.io/node-type"]
+            number = len(self.pods)
+            ready = role == "worker" or heads == 0
+            heads += role == "head"
+            pod = self.born(made, f"{role}-{'abcdefgh'[number]}", ready=ready)
+            pod["status"]["podIP"] = f"10.0.0.{10 + number}"
+            self.pods.append(pod)
+        self.raw["status"] = self.run().status
+        return self
+
+    def pod(self, name: str) -> Raw:
+        return next(pod for pod in self.pods if pod["metadata"]["name"] == name)
+
+    def observed(self) -> Observed:
+        def of(kind: str) -> tuple[Raw, ...]:
+            return tuple(found for found in self.objects if found["kind"] == kind)
+
+        seen = {
+            "pods": tuple(self.pods),
+            "services": of("Service"),
+            "jobs": of("Job"),
+            "pvcs": of("PersistentVolumeClaim"),
+            "service_accounts": of("ServiceAccount"),
+            "roles": of("Role"),
+            "role_bindings": of("RoleBinding"),
+            "secrets": of("Secret"),
+            "ingresses": of("Ingress"),
+        }
+        return Observed(**{**seen, **self.seen})
+
+    def run(self, now: float = NOW, token: str = "t0ken") -> Plan:
+        return reconcile(self.raw, self.observed(), self.settings, now, token=token)
+
+    def settle(self, now: float = NOW) -> Plan:
+        """Run, and let the cluster have the status that came out."""
+        plan = self.run(now)
+        self.raw["status"] = plan.status
+        return plan
+
+
+@pytest.fixture
+def standing(raw: Raw, born: Callable[..., Raw]) -> Standing:
+    """The guide's cluster, complete: head-a, worker-b, their Services."""
+    return Standing(raw, born).build()

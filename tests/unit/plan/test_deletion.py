@@ -72,11 +72,46 @@ def test_a_finished_job_lets_the_cluster_go(raw: Raw, job: Raw) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Failed", "FailureTarget"])
-def test_a_failed_job_lets_it_go_too_with_the_command_to_run(raw: Raw, job: Raw, kind: str) -> None:
-    plan = run(raw, jobs=(end(job, kind),))
+def test_a_failed_job_lets_it_go_too_with_the_reason_and_the_command(raw: Raw, job: Raw, kind: str) -> None:
+    failed = end(job, kind)
+    failed["status"]["conditions"][0].update(reason="DeadlineExceeded", message="not done after 300 s")
+    last = {
+        "metadata": {"name": "cleanup-x", "labels": {"ray.io/node-type": "redis-cleanup"}},
+        "status": {
+            "containerStatuses": [
+                {"state": {"terminated": {"message": "redis:6379: wrong\n  password"}}},
+            ]
+        },
+    }
+    plan = run(raw, last, jobs=(failed,))
     assert (plan.finalizers, plan.remove_cluster) == ((), True)
-    assert plan.events[0].type == "Warning"
-    assert "rayward store cleanup 66a4e2af --redis-address redis:6379" in plan.events[0].message
+    (event,) = plan.events
+    assert (event.type, event.reason) == ("Warning", "RedisCleanupFailed")
+    assert "DeadlineExceeded: not done after 300 s: redis:6379: wrong password" in event.message
+    assert "rayward store cleanup 66a4e2af --redis redis:6379" in event.message
+
+
+def test_a_job_keeps_its_last_words(job: Raw) -> None:
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_the_command_shows_no_password_and_can_be_pasted(raw: Raw, job: Raw) -> None:
+    options = raw["spec"]["gcsFaultToleranceOptions"]
+    options.update(redisAddress="rediss://me:s3cret@redis.x:6380", externalStorageNamespace="my keys")
+    (event,) = run(raw, jobs=(end(job, "Failed"),)).events
+    assert "s3cret" not in event.message
+    assert event.message.endswith("rayward store cleanup 'my keys' --redis rediss://redis.x:6380")
+    options["redisAddress"] = ""
+    (event,) = run(raw, jobs=(end(job, "Failed"),)).events
+    assert event.message.endswith("--redis ADDRESS")
+
+
+def test_a_job_that_succeeded_in_the_end_did(raw: Raw, job: Raw) -> None:
+    done = end(job, "FailureTarget")
+    done["status"]["conditions"].append({"type": "Complete", "status": "True"})
+    plan = run(raw, jobs=(done,), now=NOW + 10_000)
+    assert [event.reason for event in plan.events] == ["RedisCleanupDone"]
 
 
 @pytest.mark.parametrize(
@@ -96,19 +131,108 @@ def test_a_head_that_never_ends_is_not_waited_for_for_ever(
     assert "66a4e2af" in plan.events[-1].message
 
 
-def test_a_spec_that_went_bad_or_lost_its_redis_does_not_hold_the_cluster(
-    raw: Raw, pods: tuple[Raw, Raw]
-) -> None:
+def test_a_head_long_past_its_end_is_on_a_lost_node_and_the_keys_go(raw: Raw, pods: tuple[Raw, Raw]) -> None:
+    pods[0]["metadata"]["deletionTimestamp"] = timestamp(NOW + 30)
+    plan = run(raw, pods[0], now=NOW + 59)
+    assert (plan.create, plan.finalizers) == ((), None)
+    assert plan.requeue_after == pytest.approx(1)
+    plan = run(raw, pods[0], now=NOW + 60)
+    assert [found["kind"] for found in plan.create] == ["Job"]
+    assert plan.finalizers is None
+    pods[0]["status"]["phase"] = "Failed"
+    assert run(raw, pods[0], now=NOW + 31).create, "one that has ended writes no more"
+
+
+def test_waiting_for_heads_takes_nothing_from_the_jobs_time(raw: Raw, job: Raw) -> None:
+    job["metadata"]["creationTimestamp"] = timestamp(NOW + 299)
+    for now in (NOW + 300, NOW + 299 + 359):
+        plan = run(raw, jobs=(job,), now=now)
+        assert (plan.finalizers, plan.events) == (None, ())
+    plan = run(raw, jobs=(job,), now=NOW + 299 + 360)
+    assert plan.finalizers == ()
+    assert [event.reason for event in plan.events] == ["ForceDeletedStuckCluster"]
+    assert [found.kind for found in plan.delete] == ["Job"]
+
+
+def test_a_time_of_ones_own_is_for_the_whole_and_the_job_keeps_within_it(raw: Raw, job: Raw) -> None:
+    raw["metadata"]["annotations"]["ray.io/gcs-ft-deletion-timeout"] = "60"
+    (made,) = run(raw, now=NOW + 20).create
+    assert made["spec"]["activeDeadlineSeconds"] == 40
+    job["metadata"]["creationTimestamp"] = timestamp(NOW + 20)
+    assert run(raw, jobs=(job,), now=NOW + 59).finalizers is None
+    assert run(raw, jobs=(job,), now=NOW + 60).finalizers == ()
+    raw["metadata"]["annotations"]["ray.io/gcs-ft-deletion-timeout"] = "7200"
+    (made,) = run(raw, now=NOW + 20).create
+    assert made["spec"]["activeDeadlineSeconds"] == 300
+
+
+def test_a_spec_that_went_bad_does_not_hold_the_cluster(raw: Raw, pods: tuple[Raw, Raw]) -> None:
     raw["spec"]["suspend"] = "maybe"
     assert run(raw, *pods).finalizers is None
-    assert run(raw).finalizers == ()
-    assert run(raw).events[0].type == "Warning"
-    del raw["spec"]["suspend"], raw["spec"]["gcsFaultToleranceOptions"]
-    assert run(raw, *pods).finalizers == ()
+    for pod in pods:
+        pod["metadata"]["deletionTimestamp"] = timestamp(NOW)
+    assert run(raw, *pods).finalizers is None
+    assert run(raw, *pods, now=NOW + 30).finalizers == ()
+    plan = run(raw)
+    assert plan.finalizers == ()
+    assert plan.events[0].reason == "FailedToCreateRedisCleanupJob"
+    assert "spec.suspend" in plan.events[0].message
+    plan = run(raw, pods[0], now=NOW + 30)
+    assert "rayward store cleanup 66a4e2af --redis redis:6379" in plan.events[-1].message
+    pods[0]["metadata"]["deletionTimestamp"] = None
+    assert run(raw, *pods, now=NOW + 299).finalizers is None
+    assert run(raw, *pods, now=NOW + 300).finalizers == ()
+
+
+@pytest.mark.parametrize("instead", [None, {"backend": "rocksdb"}], ids=["off", "rocksdb"])
+def test_a_cluster_that_lost_its_redis_goes_and_says_what_it_leaves(
+    raw: Raw, pods: tuple[Raw, Raw], job: Raw, instead: Raw | None
+) -> None:
+    raw["spec"]["gcsFaultToleranceOptions"] = instead
+    plan = run(raw, *pods, jobs=(job,))
+    assert plan.finalizers == ()
+    (event,) = [event for event in plan.events if event.type == "Warning"]
+    assert event.reason == "RedisCleanupSkipped"
+    assert "rayward store cleanup 66a4e2af --redis redis:6379" in event.message
+    assert [found.kind for found in plan.delete] == ["Pod", "Pod", "Job"]
+    (event,) = run(raw).events
+    assert event.reason == "RedisCleanupSkipped"
 
 
 def test_cleanup_switched_off_later_does_not_hold_the_cluster(raw: Raw, pods: tuple[Raw, Raw]) -> None:
-    assert run(raw, *pods, settings=Settings(redis_cleanup=False)).finalizers == ()
+    plan = run(raw, *pods, settings=Settings(redis_cleanup=False))
+    assert plan.finalizers == ()
+    assert plan.events[-1].reason == "RedisCleanupDisabled"
+
+
+def test_another_manager_does_not_hold_it_either(raw: Raw, pods: tuple[Raw, Raw]) -> None:
+    raw["spec"]["managedBy"] = "kueue.x-k8s.io/multikueue"
+    assert [found.name for found in run(raw, *pods).delete] == ["head-a", "worker-a"]
+    assert [found["kind"] for found in run(raw).create] == ["Job"]
+    raw["metadata"]["finalizers"] = ["theirs"]
+    plan = run(raw, *pods)
+    assert (plan.create, plan.delete, plan.finalizers, plan.events) == ((), (), None, ())
+
+
+def test_keys_that_another_cluster_uses_are_never_removed(raw: Raw, job: Raw) -> None:
+    shared = Observed(store_shared_with=("default/other", "x/third"))
+    plan = reconcile(raw, shared, S, NOW + 1)
+    assert (plan.create, plan.finalizers, plan.remove_cluster) == ((), (), True)
+    (event,) = plan.events
+    assert (event.type, event.reason) == ("Warning", "RedisCleanupSkipped")
+    assert "default/other and x/third" in event.message
+    assert "rayward store cleanup 66a4e2af" in event.message
+    plan = reconcile(raw, Observed(jobs=(job,), store_shared_with=("default/other",)), S, NOW + 1)
+    assert [found.kind for found in plan.delete] == ["Job"]
+    assert plan.finalizers == ()
+
+
+def test_two_long_names_that_end_alike_have_jobs_of_their_own(raw: Raw, job: Raw) -> None:
+    raw["metadata"]["name"] = "a" + "x" * 52
+    first = run(raw).create[0]
+    raw["metadata"].update(name="b" + "x" * 52, uid="another")
+    second = run(raw, jobs=(end(first, "Complete"),)).create[0]
+    assert first["metadata"]["name"] != second["metadata"]["name"]
 
 
 def test_a_namesakes_job_is_not_taken_for_ours(raw: Raw, job: Raw) -> None:

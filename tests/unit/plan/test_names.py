@@ -36,7 +36,14 @@ def test_the_service_of_the_heads_agents_fits_and_starts_with_a_letter(cluster: 
     assert len(name) <= 63
 
 
-def test_the_cleanup_job_of_the_longest_name_fits() -> None:
-    name = names.cleanup_job_name("a" * 53)
-    assert len(name) == 63
-    assert name.endswith("-redis-cleanup")
+def test_the_cleanup_job_keeps_its_known_name_where_that_fits() -> None:
+    assert names.cleanup_job_name("a" * 49) == "a" * 49 + "-redis-cleanup"
+
+
+@pytest.mark.parametrize("length", [50, 53])
+def test_longer_ones_differ_wherever_the_clusters_names_do(length: int) -> None:
+    clusters = ["a" * length, "b" + "a" * (length - 1), "a" * (length - 1) + "b"]
+    found = [names.cleanup_job_name(name) for name in clusters]
+    assert len(set(found)) == 3
+    assert all(len(name) == 63 and name.endswith("-redis-cleanup") for name in found)
+    assert all(name.startswith(cluster[:30]) for name, cluster in zip(found, clusters, strict=True))

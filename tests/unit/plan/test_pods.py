@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rayward.api.raycluster import RayCluster
+from rayward.plan.cleanup import cleanup_job
 from rayward.plan.pods import head_pod, worker_pod
 from rayward.plan.settings import ReconnectSettings, Settings
 
@@ -407,3 +408,15 @@ def test_autoscaling_adds_the_sidecar(raw: Raw, parsed: Parsed, settings: Settin
     assert env(pod)["RAY_enable_autoscaler_v2"] == "true"
     assert pod["spec"]["restartPolicy"] == "Never"
     assert worker(parsed, settings)["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_agent_comes_from_the_config_map_that_the_shell_names(raw: Raw, parsed: Parsed) -> None:
+    cluster, settings = parsed(), Settings(agent_config_map="rayward-agent-0123abcd")
+    made = [
+        head_pod(cluster, settings)["spec"],
+        worker_pod(cluster, cluster.workers[0], settings, replica_index=0)["spec"],
+        cleanup_job(cluster, settings)["spec"]["template"]["spec"],
+    ]
+    for spec in made:
+        (volume,) = [found for found in spec["volumes"] if found["name"] == "rayward-agent"]
+        assert volume["configMap"] == {"name": "rayward-agent-0123abcd"}

@@ -1,0 +1,268 @@
+"""Carries a plan out on the API server: each step for itself, so that none that fails holds up another.
+
+What happened is told as Events in the words that KubeRay's users know; what failed is returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rayward.errors import RaywardError
+from rayward.kube.client import ApiError, KubeClient
+from rayward.kube.events import EventRecorder
+from rayward.kube.expect import Expectations
+from rayward.kube.kinds import BY_NAME, PODS, RAYCLUSTERS, Kind
+from rayward.kube.views import cluster_key
+from rayward.plan import names
+from rayward.plan.merge_patch import difference
+from rayward.plan.outcome import Event, ObjectRef, Plan
+
+Raw = dict[str, Any]
+_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+_TRIES, _PAUSE_S = 3, 0.2
+# No answer, an error half-way, or there already, perhaps by the try before.
+_MAYBE_MADE = (0, 409, 500, 503, 504)
+_SHOWN = 5
+
+_log = logging.getLogger("rayward.apply")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that did not work: what KubeRay calls it in a condition, and what the server said.
+    ``namespace_ends``: it never will, for the namespace is being deleted."""
+
+    reason: str
+    message: str
+    namespace_ends: bool = False
+
+
+class Applier:
+    """The writing half of a controller."""
+
+    def __init__(self, client: KubeClient, expectations: Expectations, events: EventRecorder) -> None:
+        self._client, self._expectations, self._events = client, expectations, events
+
+    async def carry_out(self, cluster: Raw, plan: Plan) -> list[Failure]:
+        """Take every step but the status. Raises ApiError or OSError only when the finalizers could not be
+        written, before which nothing else may happen."""
+        if plan.finalizers is not None:
+            await self.write_finalizers(cluster, plan.finalizers)
+        steps: list[Any] = [*plan.delete, *plan.create, *plan.update]
+        failures: dict[int, Failure] = {}
+        told = {id(event.step): event.reason for event in plan.events if event.step is not None}
+        # One after the other by kind of step, all of a kind at once.
+        for work in (
+            [self._delete(cluster, found, told.get(id(found), "DeletedPod")) for found in plan.delete],
+            [self._create(cluster, body) for body in plan.create],
+            [self._update(cluster, body) for body in plan.update],
+        ):
+            for failure, step in zip(await asyncio.gather(*work), steps[: len(work)], strict=True):
+                if failure is not None:
+                    failures[id(step)] = failure
+            del steps[: len(work)]
+        for event in _told(plan.events, failures):
+            self._events.record(cluster, event)
+        return list(failures.values())
+
+    def tell(self, cluster: Raw, failures: Sequence[Failure]) -> None:
+        """Say what failed, each thing once."""
+        for failure in dict.fromkeys(failures):
+            self._events.record(cluster, Event("Warning", _failed_event(failure.reason), failure.message))
+
+    async def write_finalizers(self, cluster: Raw, finalizers: Sequence[str]) -> None:
+        """Set the whole list, unless somebody changed the object meanwhile."""
+        metadata = cluster["metadata"]
+        body = {"metadata": {"finalizers": list(finalizers), "resourceVersion": metadata["resourceVersion"]}}
+        try:
+            answer = await self._client.patch(RAYCLUSTERS, metadata["namespace"], metadata["name"], body)
+        except ApiError as error:
+            if error.status == 404:
+                return
+            raise
+        self._wrote(cluster, answer)
+
+    async def write_status(self, cluster: Raw, status: Raw) -> None:
+        """Replace the status of this very object. Raises ApiError or OSError."""
+        metadata = cluster["metadata"]
+        changes = difference(cluster.get("status") or {}, status)
+        _log.debug("%s/%s: status %s", metadata["namespace"], metadata["name"], changes)
+        body = {"metadata": {"uid": metadata["uid"]}, "status": changes}
+        try:
+            answer = await self._client.patch(
+                RAYCLUSTERS, metadata["namespace"], metadata["name"], body, subresource="status"
+            )
+        except ApiError as error:
+            if error.status == 404:
+                return
+            raise
+        self._wrote(cluster, answer)
+
+    def _wrote(self, cluster: Raw, written: Raw) -> None:
+        metadata = cluster["metadata"]
+        self._expectations.wrote(
+            cluster_key(metadata["namespace"], metadata["name"]),
+            RAYCLUSTERS,
+            metadata["namespace"],
+            metadata["name"],
+            written["metadata"]["resourceVersion"],
+        )
+
+    # -- steps -----------------------------------------------------------------------------------------
+
+    async def _delete(self, cluster: Raw, reference: ObjectRef, told: str) -> Failure | None:
+        """``told``: what is said when it works, such as DeletedHeadPod."""
+        kind = BY_NAME[reference.kind]
+        try:
+            await _tried(
+                lambda: self._client.delete(kind, reference.namespace, reference.name, uid=reference.uid)
+            )
+        except (ApiError, OSError) as error:
+            # Gone, or another object by that name: either way this one is no more.
+            if not isinstance(error, ApiError) or error.status not in (404, 409):
+                return Failure(told.replace("Deleted", "FailedDelete", 1), f"{reference.name}: {error}")
+        if kind is PODS and reference.uid:
+            self._expectations.deleted(_owner(cluster), kind, reference.uid)
+        return None
+
+    async def _create(self, cluster: Raw, body: Raw) -> Failure | None:
+        kind = BY_NAME[body["kind"]]
+        metadata = dict(body["metadata"])
+        if "name" not in metadata:
+            # Chosen here, not by the server: tried again after a time-out it is found, not made twice.
+            suffix = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
+            metadata["name"] = body["metadata"]["name"] = metadata.pop("generateName") + suffix
+        namespace = metadata["namespace"]
+        try:
+            made = await _tried(lambda: self._client.create(kind, {**body, "metadata": metadata}))
+            self._expectations.created(
+                _owner(cluster), kind, namespace, metadata["name"], made["metadata"]["resourceVersion"]
+            )
+        except asyncio.CancelledError:
+            self._expectations.created(_owner(cluster), kind, namespace, metadata["name"], "")
+            raise
+        except (ApiError, OSError) as error:
+            status = error.status if isinstance(error, ApiError) else 0
+            if status in _MAYBE_MADE:
+                # It may exist all the same: the next pass waits until the cache would show it.
+                self._expectations.created(_owner(cluster), kind, namespace, metadata["name"], "")
+            if status != 409:
+                return _not_made(kind, body, error)
+            return await self._unless_ours(cluster, kind, body)
+        return None
+
+    async def _unless_ours(self, cluster: Raw, kind: Kind, body: Raw) -> Failure | None:
+        """What to say of an object that exists already: nothing, if it is this cluster's."""
+        try:
+            found = await self._client.get(kind, body["metadata"]["namespace"], body["metadata"]["name"])
+        except (ApiError, OSError):
+            return None  # the next pass will see
+        metadata, mine = found["metadata"], cluster["metadata"]
+        owners = [owner.get("uid") for owner in metadata.get("ownerReferences") or ()]
+        labelled = (metadata.get("labels") or {}).get(names.CLUSTER) == mine["name"]
+        if mine["uid"] in owners or (labelled and not owners):
+            return None
+        words = "exists already and is not this cluster's; delete it or give it another name"
+        return _not_made(kind, body, RaywardError(words))
+
+    async def _update(self, cluster: Raw, body: Raw) -> Failure | None:
+        kind, metadata = BY_NAME[body["kind"]], body["metadata"]
+        namespace = metadata["namespace"]
+        try:
+            written = await _tried(lambda: self._client.patch(kind, namespace, metadata["name"], body))
+            self._expectations.wrote(
+                _owner(cluster), kind, namespace, metadata["name"], written["metadata"]["resourceVersion"]
+            )
+        except (ApiError, OSError) as error:
+            return Failure(_reason("Update", kind, body), f"{metadata['name']}: {error}")
+        return None
+
+
+async def _tried(call: Any) -> Any:
+    """The call's result, tried again where the server was away or busy."""
+    for last in range(1, _TRIES + 1):
+        try:
+            return await call()
+        except ApiError as error:
+            if last == _TRIES or error.status not in (429, 500, 503, 504):
+                raise
+            await asyncio.sleep(min(error.retry_after or _PAUSE_S * last, 2.0))
+        except OSError:
+            if last == _TRIES:
+                raise
+            await asyncio.sleep(_PAUSE_S * last)
+    raise AssertionError("unreachable")
+
+
+def _owner(cluster: Raw) -> str:
+    return cluster_key(cluster["metadata"]["namespace"], cluster["metadata"]["name"])
+
+
+def _told(events: Sequence[Event], failures: Mapping[int, Failure]) -> list[Event]:
+    """What is true of the planner's events after the steps were taken, one for all Pods of a kind that came
+    or went for one reason: a group of a hundred Pods is one thing to know."""
+    told: list[Event] = []
+    pods: dict[tuple[str, str], list[str]] = {}
+    for event in events:
+        if event.step is None:
+            told.append(event)
+        elif id(event.step) not in failures:
+            name, why = _pod_step(event.step)
+            if name:
+                pods.setdefault((event.reason, why), []).append(name)
+            else:
+                told.append(event)
+    for (reason, why), found in pods.items():
+        verb = "Deleted" if reason.startswith("Deleted") else "Created"
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        names_ = ", ".join(found[:_SHOWN]) + more
+        words = f"{verb} Pod{'s' * (len(found) > 1)} {names_}{f': {why}' if why else ''}"
+        told.append(Event("Normal", reason, words))
+    return told
+
+
+def _pod_step(step: Any) -> tuple[str, str]:
+    """The Pod that a step makes or deletes, and why; empty for other steps."""
+    if isinstance(step, ObjectRef):
+        return (step.name, step.reason) if step.kind == "Pod" else ("", "")
+    return (str(step["metadata"].get("name", "")), "") if step["kind"] == "Pod" else ("", "")
+
+
+def _not_made(kind: Kind, body: Raw, error: Exception) -> Failure:
+    """The chosen end of a name is another one at each try: without it the same failure is told once."""
+    metadata = body["metadata"]
+    name = metadata["name"]
+    shown = f"{metadata['generateName']}*" if metadata.get("generateName") else name
+    words = error.message if isinstance(error, ApiError) else str(error)
+    reason, message = _reason("Create", kind, body), f"{shown}: {words.replace(name, shown)}"
+    return Failure(reason, message, namespace_ends(error))
+
+
+def namespace_ends(error: Exception) -> bool:
+    """Whether something could not be made because its namespace is being deleted."""
+    causes = error.details.get("causes") or () if isinstance(error, ApiError) else ()
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+
+
+def _short(kind: Kind, body: Raw | None) -> str:
+    node_type = names.node_type(body) if body is not None and body["metadata"].get("labels") else ""
+    if kind is PODS:
+        return {names.HEAD: "HeadPod", names.WORKER: "WorkerPod"}.get(node_type, "Pod")
+    if kind.name == "Job":
+        return "RedisCleanupJob"
+    return "PVC" if kind.name == "PersistentVolumeClaim" else kind.name
+
+
+def _reason(verb: str, kind: Kind, body: Raw | None) -> str:
+    """As in KubeRay's condition ReplicaFailure: FailedCreateHeadPod."""
+    return f"Failed{verb}{_short(kind, body)}"
+
+
+def _failed_event(reason: str) -> str:
+    """As in KubeRay's Events: FailedToCreateHeadPod."""
+    return reason.replace("Failed", "FailedTo", 1)
