@@ -35,16 +35,17 @@ class Lost:
         return self.cli("exec", self.now, "--", *arguments, timeout=timeout).stdout
 
     def job(self, name: str) -> dict[str, Any]:
-        """What the dashboard of the head that leads now says of a job."""
+        """What the dashboard of the head that leads now says of a job; nothing while it is not there yet."""
         fetch = (
             "import urllib.request as u; "
             f"print(u.urlopen('http://127.0.0.1:8265/api/jobs/{name}', timeout=20).read().decode())"
         )
-        found: dict[str, Any] = json.loads(self.ray("python3", "-c", fetch))
+        answer = self.cluster.run(self.now, ["python3", "-c", fetch])
+        found: dict[str, Any] = json.loads(answer.stdout) if answer.returncode == 0 else {}
         return found
 
     def wait_for(self, name: str, status: str) -> None:
-        eventually(lambda: self.job(name)["status"] == status, 90, lambda: self.job(name))
+        eventually(lambda: self.job(name).get("status") == status, 90, lambda: self.job(name))
 
 
 def submit(cli: CommandLine, head: str, name: str, *options: str, sleep: int) -> None:
@@ -91,7 +92,7 @@ def lost(shared: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_a_job_on_a_worker_runs_on_and_says_so(lost: Lost) -> None:
-    eventually(lambda: lost.job("on-worker")["status"] in ("RUNNING", "SUCCEEDED"), 30)
+    eventually(lambda: lost.job("on-worker").get("status") in ("RUNNING", "SUCCEEDED"), 30)
     lost.wait_for("on-worker", "SUCCEEDED")
     assert "slept" in lost.ray("ray", "job", "logs", "--address", "http://127.0.0.1:8265", "on-worker")
 
