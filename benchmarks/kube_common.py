@@ -35,7 +35,9 @@ __all__ = [
     "OperatorProcess",
     "control_plane",
     "cost",
+    "counted",
     "hollow_nodes",
+    "kubernetes_version",
     "make_namespaces",
     "memory",
     "operator_process",
@@ -43,6 +45,7 @@ __all__ = [
     "real_node",
     "requests",
     "until",
+    "wait_quiet",
 ]
 
 CRDS = common.ROOT / "deploy" / "crds"
@@ -59,6 +62,11 @@ def _binaries() -> Binaries:
         return obtain(common.tell)
     except Unavailable as problem:
         raise click.ClickException(f"no Kubernetes: {problem}") from problem
+
+
+def kubernetes_version() -> str:
+    """The API server's: `1.20`."""
+    return ".".join(map(str, _binaries().version()))
 
 
 @contextmanager

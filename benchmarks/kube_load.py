@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.kube_common import ControlPlane
 from benchmarks.kube_watch import CLUSTER, Key
-from rayward.kube.client import KubeClient
+from rayward.kube.client import AT_ONCE, KubeClient
 from rayward.kube.kinds import CONFIGMAPS, PODS, RAYCLUSTERS, SERVICES, Kind
 
 Raw = dict[str, Any]
@@ -163,7 +163,8 @@ async def create_by_script(
     plane: ControlPlane, model: Model, wanted: Sequence[Key], create_qps: float, bounds: Bounds
 ) -> float:
     """Make clusters and all that they come to: one client for the RayClusters, as their user has it, and one
-    with the operator's bounds for the rest. Returns the moment of the first request."""
+    with the operator's bounds for the rest, kept as busy as it may be. Returns the moment of the first
+    request."""
     made: asyncio.Queue[tuple[Key, str]] = asyncio.Queue()
     async with (
         client_of(plane, create_qps, 1) as user,
@@ -184,7 +185,7 @@ async def create_by_script(
                 await asyncio.gather(*(client.create(*each) for each in model.of_cluster(key, uid)))
                 made.task_done()
 
-        workers = [asyncio.create_task(work()) for _ in range(bounds.workers)]
+        workers = [asyncio.create_task(work()) for _ in range(AT_ONCE // OBJECTS_EACH)]
         try:
             creating = create_clusters(
                 user, wanted, lambda key, body: made.put_nowait((key, str(body["metadata"]["uid"])))

@@ -57,7 +57,8 @@ def main(runs: int, workers: int, seed: int) -> None:
         beside = _on_one_machine(fault)
         if beside is not None:
             rows.append(row(f"{fault}, on one machine ({beside['machine']['date'][:10]})", beside))
-    common.write("kube_recovery", {"parts": parts}, ("fault", *COLUMNS[1:]), rows)
+    result = {"kubernetes": kube_common.kubernetes_version(), "parts": parts}
+    common.write("kube_recovery", result, ("fault", *COLUMNS[1:]), rows)
     sys.exit(0 if all(part["ok"] for part in parts.values()) else 1)
 
 

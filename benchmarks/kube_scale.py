@@ -24,6 +24,7 @@ from benchmarks.kube_load import Bounds
 from benchmarks.kube_watch import Key, Watches
 from rayward.drill.statistics import spread
 from rayward.drill.table import seconds
+from rayward.kube.client import KubeClient
 from rayward.kube.kinds import PODS
 from rayward.kube.settings import OperatorSettings
 
@@ -36,7 +37,7 @@ REACH_RATIO, REACH_WRITES, REACH_HEAD_S = 1.3, kube_load.OBJECTS_EACH + 3, 0.5
 REACH_BYTES = {500: 100 << 20, 20_000: 250 << 20}
 WRITES = ("create", "update", "patch", "delete", "deletecollection")
 _OURS = OperatorSettings()
-_QUIET_S = 8.0
+_QUIET_S, _HEAD_BOUND_S = 8.0, 120.0
 # The share of a core below which an operator that started anew has done what it had to do.
 _WORKING, _LOOK_S = 0.1, 0.05
 
@@ -80,7 +81,8 @@ def main(
         part.update(_operator(size, asked))
         part["ratio"] = part["ready_s"] / part["floor"]["ready_s"]
     made_with = {"qps": qps, "burst": burst, "workers": workers, "create_qps": create_qps}
-    result = {"asked": made_with, "parts": parts, "published": PUBLISHED}
+    version = kube_common.kubernetes_version()
+    result = {"kubernetes": version, "asked": made_with, "parts": parts, "published": PUBLISHED}
     columns, rows = table(parts)
     common.write("kube_scale", result, columns, rows)
 
@@ -305,16 +307,22 @@ async def _heads(
             for key in [*wanted][: asked.heads]:
                 if len(watches.ready_clusters) >= due:
                     break
-                (uid, name), *_ = watches.heads[key].items()
-                await hand.delete(PODS, key[0], name, uid=uid)
-                await watches.until("another head came", lambda key=key: bool(watches.heads[key]), 120)  # type: ignore[misc]
-                next_uid = next(iter(watches.heads[key]))
-                took.append(watches.head_came[next_uid] - watches.head_going[uid])
+                took.append(await _replaced(hand, watches, key))
             await creating
         finally:
             creating.cancel()
     common.tell(f"{len(took)} heads replaced while {len(watches.ready_clusters) - due + len(beside)} came")
     return {"n": len(took), "replaced_s": spread(took), "all_s": took}
+
+
+async def _replaced(hand: KubeClient, watches: Watches, key: Key) -> float:
+    """Delete a cluster's head Pod; seconds from seeing it go until seeing the next one."""
+    heads = watches.heads[key]
+    ((uid, name),) = heads.items()
+    await hand.delete(PODS, key[0], name, uid=uid)
+    await watches.until(f"another head of {key[1]} came", lambda: bool(heads.keys() - {uid}), _HEAD_BOUND_S)
+    (following,) = heads.keys() - {uid}
+    return watches.head_came[following] - watches.head_going[uid]
 
 
 # -- the table -----------------------------------------------------------------------------------------
