@@ -88,7 +88,7 @@ def complete(line: str) -> list[str]:
 def test_the_shell_completes_commands_subcommands_and_kinds() -> None:
     assert {path[0] for path, _ in ALL} <= set(complete("rayward "))
     assert complete("rayward dow") == ["down"]
-    assert set(complete("rayward store ")) == {"keys", "show", "cleanup", "adopt"}
+    assert set(complete("rayward store ")) == {"keys", "show", "cleanup", "adopt", "orphans"}
     assert "pods" in complete("rayward get po")
     assert set(complete("rayward up --n")) >= {"--name", "--no-wait"}
 

@@ -165,7 +165,15 @@ def test_a_network_that_another_cluster_holds_is_not_taken(rayward: CommandLine)
             + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {present: x}\n",
             "absent",
         ),
-        (pod("p", command='["sh", "-c", "echo the disk is gone; exit 3"]'), "the disk is gone"),
+        # Never ready: between two crashes it runs for a moment, which would do for a Pod without a probe.
+        (
+            pod(
+                "p",
+                command='["sh", "-c", "echo the disk is gone; exit 3"]',
+                extra=", readinessProbe: {exec: {command: ['false']}}",
+            ),
+            "the disk is gone",
+        ),
     ],
     ids=["unknown image and program", "missing secret key", "crash loop"],
 )
