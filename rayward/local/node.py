@@ -37,11 +37,11 @@ from rayward.local.state import (
 from rayward.local.wake import StatusWatch
 from rayward.plan.heads import is_fenced
 from rayward.plan.merge_patch import merge_patch
+from rayward.plan.names import generated_name
 from rayward.plan.reconcile import Observed, reconcile
 from rayward.plan.settings import Settings
 from rayward.plan.workloads import reconcile_workload
 
-_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _WORKLOADS = ("Deployment", "StatefulSet", "Job")
 _KEPT_EVENTS = 500
 _BUSY_PAUSE, _QUIET_PAUSE, _BUSY_FOR = 0.05, 0.5, 3.0
@@ -184,8 +184,7 @@ class Node:
     def _create(self, manifest: Manifest) -> None:
         metadata = dict(manifest["metadata"])
         if "name" not in metadata:
-            letters = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
-            metadata["name"] = metadata["generateName"] + letters
+            metadata["name"] = generated_name(metadata["generateName"], secrets.choice)
         if self.folder.get(manifest["kind"], metadata["name"]) is not None:
             return
         metadata.setdefault("namespace", NAMESPACE)

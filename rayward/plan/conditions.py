@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from rayward.plan.names import SUFFIX_LENGTH, SUFFIX_LETTERS
 from rayward.plan.outcome import Raw
 
 # Numbers, generated endings of names and addresses change without the sentence saying anything else.
-_CHANGING = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{5}\b|0x[0-9a-f]+|\d+")
+_CHANGING = re.compile(rf"-[{SUFFIX_LETTERS}]{{{SUFFIX_LENGTH}}}\b|0x[0-9a-f]+|\d+")
 _NOT_IN_REASON = re.compile(r"[^A-Za-z0-9_,:]+")
 
 

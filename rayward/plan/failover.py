@@ -11,6 +11,7 @@ from rayward.plan.agent_conditions import LEADER, remembered_leader
 from rayward.plan.conditions import find
 from rayward.plan.outcome import Event, Raw
 from rayward.plan.pod_state import seconds
+from rayward.plan.status import is_provisioned
 
 READY = "HeadPodReady"
 
@@ -19,7 +20,7 @@ def failover_events(old: Raw, new: Raw, heads: Sequence[Raw], now: float) -> tup
     """LeaderChanged when another head, or the same one in a later epoch, leads than led before;
     FailoverCompleted when a head is ready again that was not the one before; both in one when they come
     together. ``heads`` are the living head Pods. A cluster that was never complete has no failovers."""
-    if find(old, "RayClusterProvisioned").get("status") != "True":
+    if not is_provisioned(old):
         return ()
     change = _leader_change(old, new)
     if find(new, READY).get("status") == "True":

@@ -34,7 +34,7 @@ def plan_invalid(raw: Raw, observed: Observed, problems: Sequence[Problem], now:
         conditions.set("HeadPodReady", "False", "HeadPodNotFound", message)
         status.update(conditions=conditions.result(), state="")
     said = old.get("reason") == text
-    return Plan(status=status, status_now=not said, events=() if said else (Event("Warning", reason, why),))
+    return Plan(status=status, events=() if said else (Event("Warning", reason, why),))
 
 
 def _in_short(problems: Sequence[Problem]) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rayward.plan.conditions import find
+
 Raw = dict[str, Any]
 # As for Kubernetes' own evictions: when so many are silent at once, it is the network that failed.
 MOST_LOST = 0.55
@@ -33,7 +35,4 @@ def is_lost(node: Raw) -> bool:
     for taint in (node.get("spec") or {}).get("taints") or ():
         if taint.get("key") in _GONE_TAINTS and taint.get("effect") in ("NoExecute", "NoSchedule"):
             return True
-    for condition in (node.get("status") or {}).get("conditions") or ():
-        if condition.get("type") == "Ready":
-            return bool(condition.get("status") == "Unknown")
-    return False
+    return bool(find(node.get("status") or {}, "Ready").get("status") == "Unknown")

@@ -6,6 +6,7 @@ Pure text; knows which object is called what and nothing else about it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from rayward.api import agent_choice
@@ -39,6 +40,8 @@ SERVE_SERVICE = "ray.io/enable-serve-service"
 INGRESS_CLASS = "kubernetes.io/ingress.class"
 TOKEN_KEY = "auth_token"
 
+# Kubernetes' own for generated names: no vowels, so that none spells a word.
+SUFFIX_LETTERS, SUFFIX_LENGTH = "bcdfghjklmnpqrstvwxz2456789", 5
 MAX_LABEL = 63
 MAX_POD_PREFIX = 50
 MAX_SIDE_OBJECT = 50
@@ -49,6 +52,11 @@ def trim_front(text: str, limit: int = MAX_LABEL) -> str:
     apart; a first character that may not start a name becomes ``r``."""
     text = text[-limit:]
     return text if text[:1].isalnum() else f"r{text[1:]}"
+
+
+def generated_name(prefix: str, choose: Callable[[str], str]) -> str:
+    """What becomes of a ``generateName``; ``choose`` picks a letter, for nothing here is random."""
+    return prefix + "".join(choose(SUFFIX_LETTERS) for _ in range(SUFFIX_LENGTH))
 
 
 def head_generate_name(cluster: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from rayward.api.quantity import QuantityError, parse_quantity
 from rayward.plan import access, names
 from rayward.plan.ingress import head_ingress
-from rayward.plan.outcome import Raw
+from rayward.plan.outcome import Raw, patch_of
 from rayward.plan.pvc import claim_owners, gcs_pvc
 from rayward.plan.services import (
     head_agents_service,
@@ -45,13 +45,6 @@ def _named(objects: Iterable[Raw], name: str) -> Raw | None:
     return next((found for found in objects if found["metadata"]["name"] == name), None)
 
 
-def _patch(found: Raw, kind: str) -> Raw:
-    """The beginning of a merge patch for an object that exists."""
-    metadata = found["metadata"]
-    identity = {key: metadata[key] for key in ("name", "namespace", "uid") if key in metadata}
-    return {"apiVersion": "v1", "kind": kind, "metadata": identity}
-
-
 def _services(steps: Steps) -> None:
     cluster, settings = steps.cluster, steps.settings
     wanted = [
@@ -71,7 +64,7 @@ def _services(steps: Steps) -> None:
         elif _publishes(service) is not None and _publishes(service) != bool(_publishes(found)):
             # Only this follows the spec: it changes with the number of heads, and no client is cut off by it.
             spec = {"publishNotReadyAddresses": _publishes(service)}
-            update = {**_patch(found, "Service"), "spec": spec}
+            update = {**patch_of(found, "Service"), "spec": spec}
             steps.update.append(update)
             steps.say("UpdatedService", f"Service {name}: {spec}", update)
 
@@ -103,7 +96,7 @@ def _claim(steps: Steps) -> None:
         return
     owners = claim_owners(steps.cluster, found, retain=storage.retain)
     if owners is not None:
-        update = _patch(found, "PersistentVolumeClaim")
+        update = patch_of(found, "PersistentVolumeClaim")
         update["metadata"]["ownerReferences"] = owners
         steps.update.append(update)
         what = "is kept when the cluster goes" if storage.retain else "goes with the cluster"
@@ -144,7 +137,7 @@ def _token(steps: Steps, token: str) -> None:
     if wanted is None:
         text = f"There is no Secret {name} (authOptions.secretName) yet; Pods wait until there is one"
         steps.warn_once("AuthSecretNotFound", text)
-    elif wanted is not None and token:
+    elif token:
         steps.add(wanted)
 
 

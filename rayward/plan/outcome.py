@@ -69,8 +69,7 @@ class Plan:
     that exists is no error. Each of ``update`` is a JSON merge patch (RFC 7386) with the kind and name of
     the object that it is for: lists are replaced as a whole (``merge_patch.merge_patch``); a uid in it
     guards against a namesake. ``status`` is the whole new status; whether and when it must be written say
-    ``status_writes.status_differs`` and ``is_urgent``, and ``status_now`` that it must be now, for without it
-    the next pass would say some of ``events`` again."""
+    ``status_writes.status_differs`` and ``is_urgent``, and ``status_now``."""
 
     create: tuple[Raw, ...] = ()
     delete: tuple[ObjectRef, ...] = ()
@@ -78,9 +77,21 @@ class Plan:
     finalizers: tuple[str, ...] | None = None
     remove_cluster: bool = False
     status: Raw = field(default_factory=dict)
-    status_now: bool = False
     requeue_after: float | None = None
     events: tuple[Event, ...] = ()
+
+    @property
+    def status_now(self) -> bool:
+        """Whether a status that differs must be written at once: what is said because of the old one, and
+        not because of a step, would be said again until there is a new one."""
+        return any(event.step is None for event in self.events)
+
+
+def patch_of(found: Raw, kind: str) -> Raw:
+    """The beginning of a merge patch for an object that exists."""
+    metadata = found["metadata"]
+    identity = {key: metadata[key] for key in ("name", "namespace", "uid") if key in metadata}
+    return {"apiVersion": "v1", "kind": kind, "metadata": identity}
 
 
 def reference(raw: Raw, reason: str) -> ObjectRef:

@@ -9,6 +9,8 @@ from collections.abc import Collection
 from datetime import datetime, timezone
 from typing import Any
 
+from rayward.plan.conditions import find
+
 Raw = dict[str, Any]
 
 
@@ -23,10 +25,7 @@ def phase(pod: Raw) -> str:
 
 def condition(pod: Raw, kind: str) -> Raw | None:
     """The condition of that type, None when there is none."""
-    for item in (pod.get("status") or {}).get("conditions") or ():
-        if item.get("type") == kind:
-            return dict(item)
-    return None
+    return find(pod.get("status") or {}, kind) or None
 
 
 def is_ready(pod: Raw) -> bool:

@@ -20,7 +20,7 @@ from rayward.plan.failover import failover_events
 from rayward.plan.heads import has_agent, reconcile_heads
 from rayward.plan.invalid import plan_invalid
 from rayward.plan.objects import reconcile_objects
-from rayward.plan.outcome import Event, ObjectRef, Observed, Plan, Raw
+from rayward.plan.outcome import Event, ObjectRef, Observed, Plan, Raw, patch_of
 from rayward.plan.pod_state import is_terminating
 from rayward.plan.settings import Settings
 from rayward.plan.spec_hash import recreate_hash
@@ -90,7 +90,6 @@ def _plan(steps: Steps, finalizers: tuple[str, ...] | None) -> Plan:
         update=tuple(steps.update),
         finalizers=finalizers,
         status=status,
-        status_now=steps.said_once,
         requeue_after=STEADY_S if steps.wake_after is None else min(steps.wake_after, STEADY_S),
         events=tuple(steps.events),
     )
@@ -166,7 +165,7 @@ def _must_recreate(heads: list[Raw], steps: Steps) -> bool:
             differs |= annotations.get(names.RECREATE_HASH, wanted) != wanted
             continue
         written = {names.RAYWARD_VERSION: __version__, names.RECREATE_HASH: wanted}
-        identity = {key: metadata[key] for key in ("name", "namespace", "uid") if key in metadata}
-        patch = {"apiVersion": "v1", "kind": "Pod", "metadata": {**identity, "annotations": written}}
+        patch = patch_of(pod, "Pod")
+        patch["metadata"]["annotations"] = written
         steps.update.append(patch)
     return differs

@@ -14,7 +14,7 @@ from rayward.api.quantity import format_bytes, format_count, parse_quantity
 from rayward.api.raycluster import RayCluster
 from rayward.plan import names
 from rayward.plan.agent_conditions import set_agent_conditions
-from rayward.plan.conditions import Conditions
+from rayward.plan.conditions import Conditions, find
 from rayward.plan.outcome import ObjectRef, Observed, Raw
 from rayward.plan.pod_state import (
     age_key,
@@ -27,6 +27,7 @@ from rayward.plan.pod_state import (
 )
 from rayward.plan.ray_start import is_gpu
 from rayward.plan.settings import Settings
+from rayward.plan.status_writes import PROVISIONED
 
 INT32 = 2**31 - 1
 
@@ -86,10 +87,7 @@ def cluster_status(
 
 def is_provisioned(status: Raw) -> bool:
     """Whether all Pods of the cluster have been ready at the same time once."""
-    return any(
-        item.get("type") == "RayClusterProvisioned" and item.get("status") == "True"
-        for item in status.get("conditions") or ()
-    )
+    return bool(find(status, PROVISIONED).get("status") == "True")
 
 
 def desired_resources(cluster: RayCluster) -> dict[str, str]:
@@ -220,12 +218,12 @@ def _container_reason(pod: Raw) -> tuple[str, str] | None:
 
 
 def _provisioned(conditions: Conditions, *, all_ready: bool) -> None:
-    if all_ready and not conditions.is_true("RayClusterProvisioned"):
+    if all_ready and not conditions.is_true(PROVISIONED):
         text = "All Ray Pods were ready together for the first time"
-        conditions.set("RayClusterProvisioned", "True", "AllPodRunningAndReadyFirstTime", text)
-    elif not conditions.is_true("RayClusterProvisioned"):
+        conditions.set(PROVISIONED, "True", "AllPodRunningAndReadyFirstTime", text)
+    elif not conditions.is_true(PROVISIONED):
         text = "Ray Pods are being started"
-        conditions.set("RayClusterProvisioned", "False", "RayClusterPodsProvisioning", text)
+        conditions.set(PROVISIONED, "False", "RayClusterPodsProvisioning", text)
 
 
 def _suspension(conditions: Conditions, wanted: bool, pods_left: bool) -> bool:
@@ -238,9 +236,7 @@ def _suspension(conditions: Conditions, wanted: bool, pods_left: bool) -> bool:
     if wanted:
         conditions.set(suspending, "False", suspending)
         conditions.set(suspended, "True", suspended)
-        conditions.set(
-            "RayClusterProvisioned", "False", "RayClusterPodsProvisioning", "The cluster is suspended"
-        )
+        conditions.set(PROVISIONED, "False", "RayClusterPodsProvisioning", "The cluster is suspended")
         return True
     for kind in (suspending, suspended):
         if conditions.is_true(kind):

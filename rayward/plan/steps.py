@@ -23,7 +23,6 @@ class Steps:
         self.delete: list[ObjectRef] = []
         self.events: list[Event] = []
         self.waiting = ""
-        self.said_once = False
         self.wake_after: float | None = None
 
     @property
@@ -64,7 +63,6 @@ class Steps:
         """The same about something that follows from the spec: once for each generation of it."""
         if self.first_look:
             self.warn(reason, message)
-            self.said_once = True
 
     def wake(self, seconds: float) -> None:
         """Look again after that many seconds, for something will have changed by then without a word."""
