@@ -69,7 +69,11 @@ def _run(objects: list[dict[str, Any]], plan: SuitePlan, control: str = "") -> S
         return temporary_cluster(objects, "bench", common.tell)
 
     faults = control_faults(control) if control else mixed()
-    return Suite(opened, plan, common.tell, control=control).run(faults)
+    suite = Suite(opened, plan, common.tell, control=control)
+    try:
+        return suite.run(faults)
+    except KeyboardInterrupt:
+        return suite.so_far("ended by hand")
 
 
 def _control(control: str, seed: int) -> bool:

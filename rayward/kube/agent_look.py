@@ -15,9 +15,12 @@ from typing import Any
 
 import async_timeout
 
+from rayward.api.fault_tolerance import FT_ENABLED
 from rayward.kube.agent_client import AgentClient
-from rayward.kube.views import Key
+from rayward.kube.cache import Key
+from rayward.kube.views import cluster_of
 from rayward.plan import names
+from rayward.plan.heads import has_agent
 from rayward.plan.pod_state import is_ready, is_terminating
 
 Raw = dict[str, Any]
@@ -66,7 +69,7 @@ class AgentLooks:
     def note(self, old: Raw | None, new: Raw | None, initial: bool) -> None:
         """A Pod changed, as the informer tells it."""
         pod = new or old
-        if pod is None or not _has_agent(pod):
+        if pod is None or not _is_asked(pod):
             return
         uid, address = str(pod["metadata"]["uid"]), str((pod.get("status") or {}).get("podIP") or "")
         if new is None or is_terminating(new) or not address:
@@ -74,7 +77,9 @@ class AgentLooks:
             return
         seen = self._heads.get(uid)
         if seen is None or seen.address != address:
-            key = (str(pod["metadata"]["namespace"]), str(pod["metadata"]["labels"][names.CLUSTER]))
+            key = cluster_of(new)
+            if key is None:
+                return
             seen = self._heads[uid] = _Seen(key, str(pod["metadata"]["name"]), address, False)
             self._of_cluster.setdefault(key, set()).add(uid)
         if seen.ready != is_ready(new) or seen.due == 0.0:
@@ -139,11 +144,7 @@ def summary(status: Raw) -> Raw:
     return kept
 
 
-def _has_agent(pod: Raw) -> bool:
-    metadata = pod["metadata"]
-    annotations = metadata.get("annotations") or {}
-    return (
-        names.node_type(pod) == names.HEAD
-        and names.RAYWARD_VERSION in annotations
-        and annotations.get("ray.io/ft-enabled") == "true"
-    )
+def _is_asked(pod: Raw) -> bool:
+    """Whether it is a head whose agent knows of a lead. What another operator made has none."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return names.node_type(pod) == names.HEAD and annotations.get(FT_ENABLED) == "true" and has_agent(pod)

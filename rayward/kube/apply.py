@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ from rayward.plan.merge_patch import difference
 from rayward.plan.outcome import Event, ObjectRef, Plan
 
 Raw = dict[str, Any]
-_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _TRIES, _PAUSE_S = 3, 0.2
 # No answer, an error half-way, or there already, perhaps by the try before.
 _MAYBE_MADE = (0, 409, 500, 503, 504)
@@ -53,19 +52,23 @@ class Applier:
         written, before which nothing else may happen."""
         if plan.finalizers is not None:
             await self.write_finalizers(cluster, plan.finalizers)
-        steps: list[Any] = [*plan.delete, *plan.create, *plan.update]
-        failures: dict[int, Failure] = {}
         told = {id(event.step): event.reason for event in plan.events if event.step is not None}
+        failures: dict[int, Failure] = {}
+
+        async def take(step: Any, work: Awaitable[Failure | None]) -> None:
+            failure = await work
+            if failure is not None:
+                failures[id(step)] = failure
+
         # One after the other by kind of step, all of a kind at once.
-        for work in (
-            [self._delete(cluster, found, told.get(id(found), "DeletedPod")) for found in plan.delete],
-            [self._create(cluster, body) for body in plan.create],
-            [self._update(cluster, body) for body in plan.update],
-        ):
-            for failure, step in zip(await asyncio.gather(*work), steps[: len(work)], strict=True):
-                if failure is not None:
-                    failures[id(step)] = failure
-            del steps[: len(work)]
+        await asyncio.gather(
+            *(
+                take(found, self._delete(cluster, found, told.get(id(found), "DeletedPod")))
+                for found in plan.delete
+            )
+        )
+        await asyncio.gather(*(take(body, self._create(cluster, body)) for body in plan.create))
+        await asyncio.gather(*(take(body, self._update(cluster, body)) for body in plan.update))
         for event in _told(plan.events, failures):
             self._events.record(cluster, event)
         return list(failures.values())
@@ -85,7 +88,7 @@ class Applier:
             if error.status == 404:
                 return
             raise
-        self._wrote(cluster, answer)
+        self._wrote(cluster, RAYCLUSTERS, answer)
 
     async def write_status(self, cluster: Raw, status: Raw) -> None:
         """Replace the status of this very object. Raises ApiError or OSError."""
@@ -101,16 +104,13 @@ class Applier:
             if error.status == 404:
                 return
             raise
-        self._wrote(cluster, answer)
+        self._wrote(cluster, RAYCLUSTERS, answer)
 
-    def _wrote(self, cluster: Raw, written: Raw) -> None:
-        metadata = cluster["metadata"]
+    def _wrote(self, cluster: Raw, kind: Kind, written: Raw) -> None:
+        """The next pass waits until the cache shows what the API server answered."""
+        metadata = written["metadata"]
         self._expectations.wrote(
-            cluster_key(metadata["namespace"], metadata["name"]),
-            RAYCLUSTERS,
-            metadata["namespace"],
-            metadata["name"],
-            written["metadata"]["resourceVersion"],
+            _owner(cluster), kind, metadata["namespace"], metadata["name"], metadata["resourceVersion"]
         )
 
     # -- steps -----------------------------------------------------------------------------------------
@@ -135,8 +135,8 @@ class Applier:
         metadata = dict(body["metadata"])
         if "name" not in metadata:
             # Chosen here, not by the server: tried again after a time-out it is found, not made twice.
-            suffix = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
-            metadata["name"] = body["metadata"]["name"] = metadata.pop("generateName") + suffix
+            name = names.generated_name(metadata.pop("generateName"), secrets.choice)
+            metadata["name"] = body["metadata"]["name"] = name
         namespace = metadata["namespace"]
         try:
             made = await _tried(lambda: self._client.create(kind, {**body, "metadata": metadata}))
@@ -174,22 +174,20 @@ class Applier:
         kind, metadata = BY_NAME[body["kind"]], body["metadata"]
         namespace = metadata["namespace"]
         try:
-            written = await _tried(lambda: self._client.patch(kind, namespace, metadata["name"], body))
-            self._expectations.wrote(
-                _owner(cluster), kind, namespace, metadata["name"], written["metadata"]["resourceVersion"]
-            )
+            answer = await _tried(lambda: self._client.patch(kind, namespace, metadata["name"], body))
+            self._wrote(cluster, kind, answer)
         except (ApiError, OSError) as error:
             return Failure(_reason("Update", kind, body), f"{metadata['name']}: {error}")
         return None
 
 
-async def _tried(call: Any) -> Any:
-    """The call's result, tried again where the server was away or busy."""
+async def _tried(call: Callable[[], Awaitable[Any]]) -> Any:
+    """The call's result, tried again where the server was away or failed; for a busy one the client waits."""
     for last in range(1, _TRIES + 1):
         try:
             return await call()
         except ApiError as error:
-            if last == _TRIES or error.status not in (429, 500, 503, 504):
+            if last == _TRIES or error.status not in (500, 503, 504):
                 raise
             await asyncio.sleep(min(error.retry_after or _PAUSE_S * last, 2.0))
         except OSError:
@@ -249,16 +247,15 @@ def namespace_ends(error: Exception) -> bool:
     return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
 
 
-def _short(kind: Kind, body: Raw | None) -> str:
-    node_type = names.node_type(body) if body is not None and body["metadata"].get("labels") else ""
+def _short(kind: Kind, body: Raw) -> str:
     if kind is PODS:
-        return {names.HEAD: "HeadPod", names.WORKER: "WorkerPod"}.get(node_type, "Pod")
+        return {names.HEAD: "HeadPod", names.WORKER: "WorkerPod"}.get(names.node_type(body), "Pod")
     if kind.name == "Job":
         return "RedisCleanupJob"
     return "PVC" if kind.name == "PersistentVolumeClaim" else kind.name
 
 
-def _reason(verb: str, kind: Kind, body: Raw | None) -> str:
+def _reason(verb: str, kind: Kind, body: Raw) -> str:
     """As in KubeRay's condition ReplicaFailure: FailedCreateHeadPod."""
     return f"Failed{verb}{_short(kind, body)}"
 

@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
 import async_timeout
@@ -22,6 +21,7 @@ import async_timeout
 from rayward.kube.client import ApiError, KubeClient
 from rayward.kube.kinds import EVENTS
 from rayward.plan.outcome import Event
+from rayward.plan.pod_state import timestamp
 
 Raw = dict[str, Any]
 REMEMBERED_S, BUDGET, REFILL_S = 600.0, 25.0, 20.0
@@ -35,7 +35,6 @@ class _Said:
     """An Event that exists: its name, how often it was said, and when last (monotonic)."""
 
     name: str
-    first: str
     count: int = 1
     last: float = 0.0
 
@@ -114,7 +113,7 @@ class EventRecorder:
         metadata = about["metadata"]
         words = (str(metadata.get("uid", "")), event.type, event.reason, event.message)
         said = self._said.get(words)
-        moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        moment = timestamp(time.time())
         if (
             said is not None
             and self.clock() - said.last < REMEMBERED_S
@@ -123,7 +122,7 @@ class EventRecorder:
             return
         name = f"{metadata['name'][:230]}.{os.urandom(8).hex()}"
         await self.client.create(EVENTS, self._event(about, event, name, moment))
-        self._said[words] = _Said(name, moment, last=self.clock())
+        self._said[words] = _Said(name, last=self.clock())
         self._said.move_to_end(words)
         while len(self._said) > _REMEMBERED:
             self._said.popitem(last=False)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from rayward.kube.cache import Key, key_of
 from rayward.kube.client import ApiError, KubeClient
 from rayward.kube.kinds import (
     INGRESSES,
@@ -20,7 +21,6 @@ from rayward.kube.kinds import (
     SERVICE_ACCOUNTS,
     Kind,
 )
-from rayward.kube.views import Key, key_of
 from rayward.plan import names
 
 Raw = dict[str, Any]

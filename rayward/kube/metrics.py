@@ -14,10 +14,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from rayward.kube.views import Key
+from rayward.kube.cache import Key
 from rayward.plan import names
+from rayward.plan.conditions import find
 from rayward.plan.outcome import Plan
 from rayward.plan.pod_state import seconds
+from rayward.plan.status import is_provisioned
+from rayward.plan.status_writes import PROVISIONED
 
 Raw = dict[str, Any]
 _RECONCILE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -122,7 +125,9 @@ class Metrics:
             uid=str(metadata.get("uid", "")),
             owner_kind=str(owners[0].get("kind")),
             created=seconds(metadata.get("creationTimestamp")),
-            provisioned=_provisioned_at(status),
+            provisioned=seconds(find(status, PROVISIONED).get("lastTransitionTime"))
+            if is_provisioned(status)
+            else None,
         )
 
     def forget(self, key: Key) -> None:
@@ -178,10 +183,3 @@ class _Clusters(Collector):
             if found.provisioned is not None and found.created is not None:
                 took.add_metric(values, found.provisioned - found.created)
         yield from (info, provisioned, took)
-
-
-def _provisioned_at(status: Raw) -> float | None:
-    for item in status.get("conditions") or ():
-        if item.get("type") == "RayClusterProvisioned" and item.get("status") == "True":
-            return seconds(item.get("lastTransitionTime"))
-    return None

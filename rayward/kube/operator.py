@@ -22,6 +22,7 @@ from rayward import __version__
 from rayward.kube import views
 from rayward.kube.agent_config_map import SELECTOR, AgentConfigMap
 from rayward.kube.agent_look import AgentLooks
+from rayward.kube.cache import Key
 from rayward.kube.client import KubeClient
 from rayward.kube.controller import Controller
 from rayward.kube.election import Election
@@ -33,7 +34,7 @@ from rayward.kube.metrics import Metrics
 from rayward.kube.raycluster import RayClusters
 from rayward.kube.serve import Port, health, metrics
 from rayward.kube.settings import OperatorSettings
-from rayward.kube.views import BY_CLUSTER, BY_NODE, BY_STORE, Key
+from rayward.kube.views import BY_CLUSTER, BY_NODE, BY_STORE
 from rayward.kube.work_queue import WorkQueue
 from rayward.plan import names
 

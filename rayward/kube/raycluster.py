@@ -17,6 +17,7 @@ from rayward.errors import RaywardError
 from rayward.kube.agent_config_map import AgentConfigMap, mounts_agent
 from rayward.kube.agent_look import AgentLooks
 from rayward.kube.apply import Applier, Failure, namespace_ends
+from rayward.kube.cache import Key, key_of
 from rayward.kube.client import ApiError, KubeClient
 from rayward.kube.events import EventRecorder
 from rayward.kube.expect import Expectations
@@ -24,7 +25,7 @@ from rayward.kube.informer import Informer
 from rayward.kube.kinds import JOBS, NODES, PODS, PVCS, RAYCLUSTERS, SERVICES, Kind
 from rayward.kube.lookups import Lookups
 from rayward.kube.metrics import Metrics
-from rayward.kube.views import BY_CLUSTER, BY_NODE, BY_STORE, Key, cluster_key, key_of
+from rayward.kube.views import BY_CLUSTER, BY_NODE, BY_STORE, cluster_key, cluster_of
 from rayward.kube.work_queue import WorkQueue
 from rayward.plan import names
 from rayward.plan.deletion import cleanup_command
@@ -92,19 +93,18 @@ class RayClusters:
 
     def _part_changed(self, old: Raw | None, new: Raw | None, initial: bool) -> None:
         found = new or old
-        name = (found["metadata"].get("labels") or {}).get(names.CLUSTER) if found is not None else None
-        if found is not None and name:
-            self.queue.add((str(found["metadata"]["namespace"]), name), FIRST_LOOK if initial else 0)
+        key = cluster_of(found) if found is not None else None
+        if key is not None:
+            self.queue.add(key, FIRST_LOOK if initial else 0)
 
     def _pod_changed(self, old: Raw | None, new: Raw | None, initial: bool) -> None:
         found = new or old
-        name = (found["metadata"].get("labels") or {}).get(names.CLUSTER) if found is not None else None
-        if found is None or not name:
+        key = cluster_of(found) if found is not None else None
+        if found is None or key is None:
             return
         head_lost = names.node_type(found) == names.HEAD and (
             new is None or is_terminating(new) or phase(new) in ("Failed", "Succeeded", "Unknown")
         )
-        key = (str(found["metadata"]["namespace"]), name)
         if head_lost and not initial:
             self.metrics.head_lost(key)
         self.queue.add(key, FIRST_LOOK if initial else (HEAD_FIRST if head_lost else 0))
@@ -139,7 +139,7 @@ class RayClusters:
         cluster = {"apiVersion": RAYCLUSTERS.api_version, "kind": "RayCluster", **view}
         observed, failures = await self._observed(cluster, key)
         plan = reconcile(cluster, observed, self.settings, time.time(), token=secrets.token_hex(32))
-        failures += await self._agent_arrives(cluster, plan)
+        failures += await self._agent_arrives(cluster, plan, observed)
         failures += await self._applier.carry_out(cluster, plan)
         if any(failure.namespace_ends for failure in failures):
             await self._end_with_namespace(cluster, plan)
@@ -149,7 +149,7 @@ class RayClusters:
             self.metrics.head_not_missed(key)
         headless = any(failure.reason == "FailedCreateHeadPod" for failure in failures)
         self.metrics.planned(key, plan, head_failed=headless)
-        self.metrics.described(key, cluster, cluster.get("status") or {})
+        self.metrics.described(key, cluster, plan.status)
         wait = await self._write_status(cluster, key, plan, failures)
         if failures:
             raise OSError("; ".join(failure.message for failure in failures))
@@ -171,15 +171,14 @@ class RayClusters:
             kept = [name for name in metadata.get("finalizers") or () if name != names.CLEANUP_FINALIZER]
             await self._applier.write_finalizers(cluster, kept)
 
-    async def _agent_arrives(self, cluster: Raw, plan: Plan) -> list[Failure]:
+    async def _agent_arrives(self, cluster: Raw, plan: Plan, observed: Observed) -> list[Failure]:
         """The agent's ConfigMap must be there before a Pod that mounts it can start."""
         coming = any(mounts_agent(body) for body in plan.create)
         metadata = cluster["metadata"]
         unused = metadata.get("deletionTimestamp") or (
             (metadata.get("annotations") or {}).get(names.AGENT) == "disabled"
         )
-        pods = self.informers[PODS].select(BY_CLUSTER, cluster_key(*key_of(cluster)))
-        if not coming and (unused or not pods):
+        if not coming and (unused or not observed.pods):
             return []
         try:
             await self.agent.ensure(str(cluster["metadata"]["namespace"]))
@@ -200,12 +199,13 @@ class RayClusters:
             )
 
         jobs, claims = mine(JOBS), mine(PVCS)
-        cleaners = self._cleaners(owner, jobs)
+        # Beside its own, the Pods of clean-up Jobs: the last words of one that failed say why.
+        owners = {uid, *(job["metadata"]["uid"] for job in jobs)}
+        pods = tuple(pod for pod in self.informers[PODS].select(BY_CLUSTER, owner) if _belongs(pod, *owners))
         looked = await self._lookups.look(cluster)
         found = {**looked.found, "pvcs": claims + looked.found.get("pvcs", ())}
-        pods = mine(PODS)
         observed = Observed(
-            pods=pods + cleaners,
+            pods=pods,
             services=mine(SERVICES),
             jobs=jobs,
             agents=self.looks.of(pods),
@@ -214,17 +214,6 @@ class RayClusters:
             lost_nodes=self._lost_nodes,
         )
         return observed, [Failure(reason, message) for reason, message in looked.failures]
-
-    def _cleaners(self, owner: str, jobs: tuple[Raw, ...]) -> tuple[Raw, ...]:
-        """The Pods of clean-up Jobs: the last words of one that failed say why."""
-        if not jobs:
-            return ()
-        uids = {job["metadata"]["uid"] for job in jobs}
-        return tuple(
-            pod
-            for pod in self.informers[PODS].select(BY_CLUSTER, owner)
-            if names.node_type(pod) == names.REDIS_CLEANUP and uids & set(_owner_uids(pod))
-        )
 
     def _sharers(self, cluster: Raw) -> tuple[str, ...]:
         """Other live clusters on the same keys in the same Redis: asked only when keys may go."""
@@ -247,16 +236,13 @@ class RayClusters:
         if not status_differs(old, status):
             self._counting_since.pop(key, None)
             return self._pause(plan)
-        # What was said because of the old status would be said again until there is a new one.
-        told = any(event.step is None for event in plan.events)
-        if not told and not is_urgent(old, status):
+        if not plan.status_now and not is_urgent(old, status):
             since = self._counting_since.setdefault(key, self.clock())
             left = since + _COUNTING_S - self.clock()
             if left > 0:
                 return left
         self._counting_since.pop(key, None)
         await self._applier.write_status(cluster, status)
-        self.metrics.described(key, cluster, status)
         return self._pause(plan)
 
     def _pause(self, plan: Plan) -> float | None:
@@ -271,11 +257,7 @@ class RayClusters:
         self.metrics.forget(key)
 
 
-def _belongs(found: Raw, uid: str) -> bool:
-    """Whether it is this cluster's, not that of a namesake that went before."""
-    owners = _owner_uids(found)
-    return not owners or uid in owners
-
-
-def _owner_uids(found: Raw) -> list[str]:
-    return [str(owner.get("uid")) for owner in found["metadata"].get("ownerReferences") or ()]
+def _belongs(found: Raw, *uids: str) -> bool:
+    """Whether it is this cluster's (or its Job's), not that of a namesake that went before."""
+    owners = found["metadata"].get("ownerReferences") or ()
+    return not owners or any(owner.get("uid") in uids for owner in owners)

@@ -5,15 +5,14 @@ A Pod takes 6 KB on the wire; what the planner reads of it takes a tenth.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from rayward.kube.cache import Key
 from rayward.plan import names
 from rayward.plan.store_key import store_key
 
 Raw = dict[str, Any]
-Key = tuple[str, str]
-"""Namespace and name."""
 
 BY_CLUSTER = "cluster"
 """The index of what belongs to a RayCluster, by its label: ``namespace/name``."""
@@ -26,31 +25,27 @@ _METADATA = (
     "name",
     "namespace",
     "uid",
-    "resourceVersion",
-    "generation",
     "labels",
     "annotations",
     "ownerReferences",
     "creationTimestamp",
     "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "finalizers",
 )
 _POD_STATUS = ("phase", "reason", "message", "podIP", "hostIP", "startTime")
 # What says how a head reaches its store, beside rayward's own.
 _OUR_VARIABLES = ("RAYWARD_", "RAY_REDIS_ADDRESS", "RAY_external_storage_namespace")
 
 
-def key_of(raw: Mapping[str, Any]) -> Key:
-    """Namespace and name of an object."""
-    metadata = raw["metadata"]
-    return str(metadata.get("namespace") or ""), str(metadata["name"])
+def cluster_of(raw: Raw) -> Key | None:
+    """Namespace and name of the RayCluster that an object is labelled with."""
+    name = (raw["metadata"].get("labels") or {}).get(names.CLUSTER)
+    return (str(raw["metadata"].get("namespace") or ""), str(name)) if name else None
 
 
 def cluster_index(raw: Raw) -> Iterable[str]:
-    """The cluster that an object is labelled with."""
-    name = (raw["metadata"].get("labels") or {}).get(names.CLUSTER)
-    return (cluster_key(str(raw["metadata"].get("namespace") or ""), name),) if name else ()
+    """The same as a key of ``BY_CLUSTER``."""
+    key = cluster_of(raw)
+    return (cluster_key(*key),) if key else ()
 
 
 def cluster_key(namespace: str, name: str) -> str:

@@ -333,8 +333,12 @@ class Stage:
 
 def metric(operator: OperatorProcess, name: str, /, **labels: str) -> float:
     """The sum of a metric's samples with these labels."""
+    return _metric(operator.metrics(), name, **labels)
+
+
+def _metric(text: str, name: str, **labels: str) -> float:
     total = 0.0
-    for line in operator.metrics().splitlines():
+    for line in text.splitlines():
         match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
         if match is None or match[1] != name:
             continue
@@ -346,12 +350,13 @@ def metric(operator: OperatorProcess, name: str, /, **labels: str) -> float:
 
 def writes(operator: OperatorProcess) -> float:
     """How many requests of the operator have changed something, or tried to, but for its Lease."""
-    verbs = ("CREATE", "PATCH", "DELETE")
-    found = sum(metric(operator, "rest_client_requests_total", method=verb) for verb in verbs)
-    lease = sum(
-        metric(operator, "rest_client_requests_total", method=verb, resource="leases") for verb in verbs
-    )
-    return found - lease
+    # Of one moment: the Lease is renewed between two looks.
+    text, requests = operator.metrics(), "rest_client_requests_total"
+
+    def sent(**labels: str) -> float:
+        return sum(_metric(text, requests, method=verb, **labels) for verb in ("CREATE", "PATCH", "DELETE"))
+
+    return sent() - sent(resource="leases")
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ def test_a_name_that_comes_again_is_another_cluster(stage: Stage) -> None:
     assert owners == {uid(stage.cluster())}
     stage.delete(RAYCLUSTERS, "one")
     stage.until_gone()
-    assert len(stage.events("RedisCleanupDone")) == 2
+    until("each cleanup was told of", lambda: len(stage.events("RedisCleanupDone")) == 2, 10)
 
 
 def test_keys_that_another_cluster_uses_stay(stage: Stage, operator: OperatorProcess) -> None:
