@@ -25,6 +25,18 @@ class Failover(enum.Enum):
     EITHER = "either"
 
 
+class Asking(enum.Enum):
+    """When a drill asks for new actors, tasks and groups; all times count from the fault even so.
+
+    A GCS that ends in its own time cancels what it has in hand, and Ray 2.60 does not ask again: an actor
+    asked for in these milliseconds may stay pending for good, with or without rayward.
+    """
+
+    AT_ONCE = "at once"
+    PORT_CLOSED = "when the old GCS has closed its port"
+    GCS_ENDED = "when the old GCS has ended"
+
+
 class Need(enum.Enum):
     """What a cluster must have for a fault to mean anything, in words for an error."""
 
@@ -73,10 +85,6 @@ class Expectation:
 class Fault:
     """One way to break a cluster. ``seconds`` is how long it lasts by default, 0 for one that is over at
     once; ``weight`` how often a suite takes it beside the others, 0 for never.
-
-    ``shuts_down``: the GCS ends in its own time. What it has in hand then it cancels, and Ray 2.60 does
-    not ask again: an actor asked for in these milliseconds may stay pending for good. So the drill's
-    questions wait until the GCS has closed its port; all times still count from the fault.
     """
 
     name: str
@@ -87,7 +95,7 @@ class Fault:
     needs: tuple[Need, ...] = ()
     seconds: float = 0.0
     weight: int = 1
-    shuts_down: bool = False
+    asking: Asking = Asking.AT_ONCE
 
 
 GROUPS: Mapping[str, str] = {
@@ -127,7 +135,7 @@ FAULTS = (
         "asks gcs_server to end (SIGTERM), as `pkill gcs_server` does",
         "a clean end that nobody meant",
         Expectation(bounded=True),
-        shuts_down=True,
+        asking=Asking.GCS_ENDED,
     ),
     Fault(
         "gcs-freeze",
@@ -319,7 +327,7 @@ FAULTS = (
         Expectation(failover=Failover.YES, head_restarts=True, bounded=True),
         _TWO_HEADS,
         weight=3,
-        shuts_down=True,
+        asking=Asking.PORT_CLOSED,
     ),
     Fault(
         "back-to-back",
@@ -329,7 +337,7 @@ FAULTS = (
         Expectation(failover=Failover.YES, head_restarts=True),
         _TWO_HEADS,
         weight=0,
-        shuts_down=True,
+        asking=Asking.PORT_CLOSED,
     ),
 )
 

@@ -198,8 +198,7 @@ class Session:
         watch.start(facts.injected)
         if scene.seconds:
             healer.after(facts.injected + scene.seconds)
-        if fault.shuts_down:
-            watch.wait_closed(_CLOSED_LIMIT)
+        watch.wait_for(fault.asking, _CLOSED_LIMIT)
         try:
             if fault.expects.state_kept:
                 self._ask(facts, facts.injected + patience)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from rayward.agent import gcs_probe
 from rayward.agent.gcs_probe import Serving
 from rayward.drill import census
+from rayward.drill.faults import Asking
 from rayward.drill.heads import HeadView
 from rayward.errors import RaywardError
 from rayward.local.cluster import LocalCluster
@@ -80,9 +81,15 @@ class GcsWatch:
         self._threads.append(thread)
         thread.start()
 
-    def wait_closed(self, limit: float) -> None:
-        """Wait until nothing listens on the old GCS's port, ``limit`` seconds at the most."""
+    def wait_for(self, moment: Asking, limit: float) -> None:
+        """Wait until the drill may ask, ``limit`` seconds from the fault at the most."""
         deadline = self._injected + limit
+        if moment is Asking.GCS_ENDED:
+            self._gone.wait(max(0.0, deadline - time.monotonic()))
+        elif moment is Asking.PORT_CLOSED:
+            self._wait_closed(deadline)
+
+    def _wait_closed(self, deadline: float) -> None:
         while self._old and time.monotonic() < deadline:
             try:
                 socket.create_connection(self._old, timeout=0.1).close()
