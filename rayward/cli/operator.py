@@ -23,11 +23,16 @@ _ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespa
     "--health-probe-bind-address", default=":8082", show_default=True, help="Where /healthz and /readyz are."
 )
 @click.option(
-    "--enable-leader-election/--no-leader-election",
+    "--enable-leader-election",
+    type=bool,
+    is_flag=False,
+    flag_value="true",
     default=True,
     show_default=True,
+    metavar="[=true|false]",
     help="Only one of several replicas acts.",
 )
+@click.option("--no-leader-election", is_flag=True, help="The same as --enable-leader-election=false.")
 @click.option("--leader-election-namespace", default="", help="Default: the operator's own namespace.")
 @click.option(
     "--reconcile-concurrency", default=8, show_default=True, type=click.IntRange(1, 256),
@@ -46,6 +51,7 @@ def operator(
     metrics_addr: str,
     health_probe_bind_address: str,
     enable_leader_election: bool,
+    no_leader_election: bool,
     leader_election_namespace: str,
     reconcile_concurrency: int,
     qps: float,
@@ -78,7 +84,7 @@ def operator(
         burst=burst,
         metrics_address=bind_address(metrics_addr, "--metrics-addr"),
         health_address=bind_address(health_probe_bind_address, "--health-probe-bind-address"),
-        elect=enable_leader_election,
+        elect=enable_leader_election and not no_leader_election,
         election_namespace=leader_election_namespace or _own_namespace(),
         identity=os.environ.get("POD_NAME", ""),
         steady_s=steady_seconds(os.environ),

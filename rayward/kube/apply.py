@@ -16,7 +16,7 @@ from rayward.errors import RaywardError
 from rayward.kube.client import ApiError, KubeClient
 from rayward.kube.events import EventRecorder
 from rayward.kube.expect import Expectations
-from rayward.kube.kinds import BY_NAME, PODS, RAYCLUSTERS, Kind
+from rayward.kube.kinds import BY_NAME, PODS, PVCS, RAYCLUSTERS, SERVICES, Kind
 from rayward.kube.views import cluster_key
 from rayward.plan import names
 from rayward.plan.merge_patch import difference
@@ -39,6 +39,10 @@ class Failure:
     reason: str
     message: str
     namespace_ends: bool = False
+
+
+# Nothing went wrong, and nothing was made that one could tell of.
+_THERE = Failure("", "")
 
 
 class Applier:
@@ -71,7 +75,7 @@ class Applier:
         await asyncio.gather(*(take(body, self._update(cluster, body)) for body in plan.update))
         for event in _told(plan.events, failures):
             self._events.record(cluster, event)
-        return list(failures.values())
+        return [failure for failure in failures.values() if failure is not _THERE]
 
     def tell(self, cluster: Raw, failures: Sequence[Failure]) -> None:
         """Say what failed, each thing once."""
@@ -157,16 +161,22 @@ class Applier:
         return None
 
     async def _unless_ours(self, cluster: Raw, kind: Kind, body: Raw) -> Failure | None:
-        """What to say of an object that exists already: nothing, if it is this cluster's."""
+        """What to say of an object that exists already: nothing, if it is this cluster's. One of KubeRay's
+        that lacks the label by which the caches find it gets the label."""
         try:
             found = await self._client.get(kind, body["metadata"]["namespace"], body["metadata"]["name"])
         except (ApiError, OSError):
-            return None  # the next pass will see
+            return _THERE  # the next pass will see
         metadata, mine = found["metadata"], cluster["metadata"]
         owners = [owner.get("uid") for owner in metadata.get("ownerReferences") or ()]
         labelled = (metadata.get("labels") or {}).get(names.CLUSTER) == mine["name"]
+        if mine["uid"] in owners and not labelled and kind in (SERVICES, PVCS):
+            label = {"labels": {names.CLUSTER: mine["name"]}}
+            place = {"name": metadata["name"], "namespace": metadata["namespace"]}
+            return await self._update(cluster, {"kind": kind.name, "metadata": {**place, **label}}) or _THERE
         if mine["uid"] in owners or (labelled and not owners):
-            return None
+            # The end of a Pod's name is chosen at random: it is there because the try before had arrived.
+            return None if kind is PODS else _THERE
         words = "exists already and is not this cluster's; delete it or give it another name"
         return _not_made(kind, body, RaywardError(words))
 

@@ -29,7 +29,7 @@ from rayward.errors import RaywardError
 from rayward.kube import kubeconfig as files
 from rayward.kube.api_error import ApiError, from_response
 from rayward.kube.kinds import LEASES, Kind
-from rayward.kube.rate import Pace
+from rayward.kube.rate import LEASE, Pace
 from rayward.kube.wire import ListPage, WatchEvent, WatchLines, page_of, read
 
 __all__ = ["ApiError", "KubeClient", "ListPage", "WatchEvent"]
@@ -269,7 +269,7 @@ class KubeClient:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": content_type} if content is not None else None
         for trial in range(1, BUSY_TRIES + 1):
-            async with self._pace.turn():
+            async with self._pace.turn(LEASE if kind == LEASES else None):
                 if method != "GET" and kind != LEASES and self.may_write is not None and not self.may_write():
                     raise ConnectionError("this replica does not lead: nothing is written")
                 started, code = time.monotonic(), 0

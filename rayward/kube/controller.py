@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import async_timeout
 
+from rayward.kube.rate import HEAD_FIRST, urgency
 from rayward.kube.work_queue import QueueShutDown, WorkQueue
 
 Key = TypeVar("Key", bound=Hashable)
@@ -32,7 +33,8 @@ _numbers = itertools.count(1)
 
 
 class Controller(Generic[Key]):
-    """Gives each key of ``queue`` to ``reconcile``, ``workers`` at a time.
+    """Gives each key of ``queue`` to ``reconcile``, ``workers`` at a time, and ``urgent_workers`` beside them
+    that take only keys of priority ``urgent`` or more. A run's requests are as urgent as its key.
 
     ``reconcile`` returns the seconds until it wants the key again, or None. What it raises brings the key
     back after a pause (``WorkQueue.retry``, at most ``RETRY_CAP_S``), and so does a run longer than
@@ -47,6 +49,8 @@ class Controller(Generic[Key]):
         reconcile: Reconcile[Key],
         workers: int,
         *,
+        urgent_workers: int = 0,
+        urgent: int = HEAD_FIRST,
         deadline_s: float = DEADLINE_S,
         observe: Observe | None = None,
     ) -> None:
@@ -58,14 +62,15 @@ class Controller(Generic[Key]):
         self.observe = observe
         self.running: dict[Key, float] = {}
         self._reconcile = reconcile
-        self._workers = workers
+        self._least: list[int | None] = [*[None] * workers, *[urgent] * urgent_workers]
         self._deadline_s = deadline_s
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Sets the workers to work, as tasks of the running loop, until ``stop``."""
         self._tasks = [
-            asyncio.create_task(self._work(), name=f"{self.name}-{number}") for number in range(self._workers)
+            asyncio.create_task(self._work(at_least), name=f"{self.name}-{number}")
+            for number, at_least in enumerate(self._least)
         ]
 
     async def stop(self, grace_s: float = GRACE_S) -> bool:
@@ -84,10 +89,11 @@ class Controller(Generic[Key]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         return not left
 
-    async def _work(self) -> None:
+    async def _work(self, at_least: int | None) -> None:
         with contextlib.suppress(QueueShutDown):
             while True:
-                key = await self.queue.get()
+                key = await self.queue.get(at_least)
+                urgency.set(self.queue.priority(key))
                 try:
                     await self._run(key)
                 finally:

@@ -20,12 +20,13 @@ import async_timeout
 
 from rayward.kube.client import ApiError, KubeClient
 from rayward.kube.kinds import EVENTS
+from rayward.kube.rate import WHENEVER, urgency
 from rayward.plan.outcome import Event
 from rayward.plan.pod_state import timestamp
 
 Raw = dict[str, Any]
 REMEMBERED_S, BUDGET, REFILL_S = 600.0, 25.0, 20.0
-_QUEUED, _REMEMBERED, _LONGEST = 10_000, 20_000, 1000
+_QUEUED, _REMEMBERED, _SAYING, _LONGEST = 10_000, 4_000, 20_000, 1000
 
 _log = logging.getLogger("rayward.events")
 
@@ -71,7 +72,8 @@ class EventRecorder:
         self._wake.set()
 
     async def run(self) -> None:
-        """Write what is recorded, until cancelled."""
+        """Write what is recorded, until cancelled. Nothing else waits for it."""
+        urgency.set(WHENEVER)
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -100,7 +102,7 @@ class EventRecorder:
         now = self.clock()
         budget = self._budgets.setdefault(uid, _Budget(since=now))
         self._budgets.move_to_end(uid)
-        while len(self._budgets) > _REMEMBERED:
+        while len(self._budgets) > _SAYING:
             self._budgets.popitem(last=False)
         budget.left = min(BUDGET, budget.left + (now - budget.since) / REFILL_S)
         budget.since = now

@@ -80,7 +80,13 @@ class Operator:
             metrics=self.metrics,
             steady_s=settings.steady_s,
         )
-        self.controller = Controller("raycluster", self.queue, self.clusters.reconcile, settings.workers)
+        self.controller = Controller(
+            "raycluster",
+            self.queue,
+            self.clusters.reconcile,
+            settings.workers,
+            urgent_workers=settings.urgent_workers,
+        )
         self.controller.observe = self.metrics.ran
         self._leads = not settings.elect
         self._ended = asyncio.Event()

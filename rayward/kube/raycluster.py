@@ -25,6 +25,7 @@ from rayward.kube.informer import Informer
 from rayward.kube.kinds import JOBS, NODES, PODS, PVCS, RAYCLUSTERS, SERVICES, Kind
 from rayward.kube.lookups import Lookups
 from rayward.kube.metrics import Metrics
+from rayward.kube.rate import HEAD_FIRST
 from rayward.kube.views import BY_CLUSTER, BY_NODE, BY_STORE, cluster_key, cluster_of
 from rayward.kube.work_queue import WorkQueue
 from rayward.plan import names
@@ -44,7 +45,7 @@ from rayward.plan.status_writes import (
 from rayward.plan.store_key import sharers, store_key
 
 Raw = dict[str, Any]
-HEAD_FIRST, FIRST_LOOK = 10, -10
+FIRST_LOOK = -10
 _UNSEEN_S, _COUNTING_S = 0.5, 1.0
 
 _log = logging.getLogger("rayward.raycluster")

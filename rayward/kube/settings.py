@@ -16,11 +16,13 @@ ON, OFF = ("1", "t", "true", "yes", "on"), ("0", "f", "false", "no", "off", "")
 
 @dataclass(frozen=True)
 class OperatorSettings:
-    """How one operator process runs. ``namespaces`` empty: all; ``workers``: reconciles at the same time;
+    """How one operator process runs. ``namespaces`` empty: all; ``workers``: reconciles at the same time,
+    and ``urgent_workers`` more for clusters that have lost a head;
     ``qps`` and ``burst``: requests to the API server; ports 0: any free one, -1: none."""
 
     namespaces: tuple[str, ...] = ()
     workers: int = 8
+    urgent_workers: int = 4
     qps: float = 100.0
     burst: int = 200
     metrics_address: tuple[str, int] = ("", 8080)

@@ -40,10 +40,10 @@ class WorkQueue(Generic[Key]):
         self._ready_heap: list[tuple[int, int, Key]] = []
         self._due: dict[Key, tuple[float, int, int]] = {}
         self._due_heap: list[tuple[float, int, Key]] = []
-        self._running: set[Key] = set()
+        self._running: dict[Key, int] = {}
         self._again: dict[Key, int] = {}
         self._failures: dict[Key, int] = {}
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[tuple[int | None, asyncio.Future[None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._down = False
@@ -56,6 +56,10 @@ class WorkQueue(Generic[Key]):
     def running(self) -> int:
         """Keys that workers have now."""
         return len(self._running)
+
+    def priority(self, key: Key) -> int:
+        """With which priority a worker has ``key`` now; 0 when none has it."""
+        return self._running.get(key, 0)
 
     def failures(self, key: Key) -> int:
         """Retries of a key in a row."""
@@ -96,58 +100,65 @@ class WorkQueue(Generic[Key]):
 
     def retry(self, key: Key, cap: float = 30.0) -> float:
         """Adds ``key`` again after a pause that doubles with each failure in a row, at most ``cap`` seconds,
-        and differs from key to key. The seconds."""
+        and differs from key to key; a key that a worker has keeps its priority. The seconds."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         self.retries += 1
         ceiling = min(cap, FIRST_RETRY_S * 2.0 ** min(failures - 1, 32))
         pause = ceiling * (0.5 + 0.5 * self._chance())
-        self.add_after(key, pause)
+        self.add_after(key, pause, self.priority(key))
         return pause
 
     def forget(self, key: Key) -> None:
         """It went well: the next failure counts as the first."""
         self._failures.pop(key, None)
 
-    def take(self) -> Key | None:
-        """The next key that is ready now, if any; it is the caller's until ``done``."""
+    def take(self, at_least: int | None = None) -> Key | None:
+        """The next key that is ready now, if any; it is the caller's until ``done``. With ``at_least``, only
+        one of that priority or a higher one."""
         self._promote()
         while self._ready_heap:
-            _, mark, key = heapq.heappop(self._ready_heap)
+            negative, mark, key = self._ready_heap[0]
             found = self._ready.get(key)
-            if found is None or found[1] != mark:
+            fresh = found is not None and found[1] == mark
+            if fresh and at_least is not None and -negative < at_least:
+                return None
+            heapq.heappop(self._ready_heap)
+            if found is None or not fresh:
                 continue
             del self._ready[key]
-            self._running.add(key)
+            self._running[key] = found[0]
             if self.waited is not None:
                 self.waited(max(0.0, self._clock() - found[2]))
             return key
         return None
 
-    async def get(self) -> Key:
-        """The next key, waiting for one. Raises QueueShutDown when none will come."""
+    async def get(self, at_least: int | None = None) -> Key:
+        """The next key, waiting for one; ``at_least`` as for ``take``. Raises QueueShutDown when none will
+        come."""
         while True:
-            key = self.take()
+            key = self.take(at_least)
             if key is not None:
                 return key
             if self._down:
                 raise QueueShutDown
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
+            waiting = (at_least, waiter)
+            self._waiters.append(waiting)
             self._set_timer()
             try:
                 await waiter
             except asyncio.CancelledError:
                 # A wake-up that this one got and cannot use is another's.
                 if waiter.done() and not waiter.cancelled():
-                    self._wake()
+                    self._wake_for_ready()
                 raise
             finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+                if waiting in self._waiters:
+                    self._waiters.remove(waiting)
 
     def done(self, key: Key) -> None:
         """The worker is through with ``key``; what was added meanwhile is ready now."""
-        self._running.discard(key)
+        self._running.pop(key, None)
         if key in self._again:
             priority = self._again.pop(key)
             self._due.pop(key, None)
@@ -167,8 +178,10 @@ class WorkQueue(Generic[Key]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._waiters:
-            self._wake()
+        for _, waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
 
     def next_due(self) -> float | None:
         """When (on the clock) the next timed key is due."""
@@ -188,7 +201,7 @@ class WorkQueue(Generic[Key]):
         since = before[2] if before is not None else self._clock()
         self._ready[key] = (priority, mark, since)
         heapq.heappush(self._ready_heap, (-priority, mark, key))
-        self._wake()
+        self._wake(priority)
 
     def _promote(self) -> None:
         """Moves what is due to what is ready."""
@@ -203,12 +216,19 @@ class WorkQueue(Generic[Key]):
                 self._make_ready(key, priority)
             due = self.next_due()
 
-    def _wake(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+    def _wake(self, priority: int) -> None:
+        """Wakes one who may take a key of this priority, first those who may take no other."""
+        fitting = [
+            item for item in self._waiters if not item[1].done() and (item[0] is None or item[0] <= priority)
+        ]
+        if fitting:
+            chosen = next((item for item in fitting if item[0] is not None), fitting[0])
+            self._waiters.remove(chosen)
+            chosen[1].set_result(None)
+
+    def _wake_for_ready(self) -> None:
+        if self._ready:
+            self._wake(max(priority for priority, _, _ in self._ready.values()))
 
     def _set_timer(self) -> None:
         """One timer for the earliest time that anybody waits for."""

@@ -14,8 +14,8 @@ import pytest
 from binaries import Binaries, Unavailable, obtain
 from clusters import Stage
 from control_plane import ControlPlane, until
-from kubelet_fixture import NodeProcess
-from operator_process import OperatorProcess
+from kubelet_fixture import NodeProcess, real_node
+from operator_process import OperatorProcess, operator_process
 
 REQUIRE_VARIABLE = "RAYWARD_REQUIRE_KUBERNETES"
 CRDS = Path(__file__).parents[2] / "deploy" / "crds"
@@ -132,6 +132,16 @@ def operator(crds: ControlPlane, hollow_node: NodeProcess) -> Iterator[OperatorP
         yield found
 
 
+@pytest.fixture(scope="module")
+def live_operator(
+    controllers: ControlPlane, crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """The operator, and a node that runs Pods for real."""
+    log = tmp_path_factory.mktemp("operator") / "log"
+    with real_node(controllers), operator_process(crds.kubeconfig, log) as found:
+        yield found
+
+
 @pytest.fixture
 def stage(operator: OperatorProcess, crds: ControlPlane, namespace: str) -> Stage:
     """A namespace in which the operator works."""
@@ -151,7 +161,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     plane = item.config.stash.get(_PLANE, None)
     if report.failed and plane is not None and plane.folder.exists():
         report.sections.append(("control plane, what it said", plane.logs()))
-    operator = getattr(item, "funcargs", {}).get("operator")
+    arguments = getattr(item, "funcargs", {})
+    operator = arguments.get("operator") or arguments.get("live_operator")
     if report.failed and isinstance(operator, OperatorProcess) and operator.log.exists():
         report.sections.append(("operator, what it said", operator.log.read_text()[-6000:]))
     return report

@@ -9,7 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from clusters import FINALIZER, REDIS, Raw, Stage, cluster, env, group, name_of, operating, template, uid
+from clusters import (
+    FINALIZER,
+    REDIS,
+    Raw,
+    Stage,
+    cluster,
+    env,
+    group,
+    metric,
+    name_of,
+    operating,
+    template,
+    uid,
+)
 from control_plane import ControlPlane, until
 from kubelet_fixture import NodeProcess
 
@@ -167,6 +180,31 @@ def test_kuberays_pods_are_taken_over(bare: Stage, spec: dict[str, Any]) -> None
         bare.delete(RAYCLUSTERS, "one")
         bare.until_gone()
         bare.until_event("RedisCleanupDone")
+
+
+def test_a_service_of_kuberays_without_the_clusters_label_gets_it(bare: Stage) -> None:
+    """KubeRay labels the Service of a group of several hosts with something else; no cache would show it."""
+    found = bare.apply(cluster("one", group("hosts", 1, numOfHosts=2)))
+    service = {
+        "metadata": {
+            "name": "one-headless",
+            "labels": {"ray.io/headless-worker-svc": "one"},
+            "ownerReferences": [owner(found)],
+        },
+        "spec": {"clusterIP": "None", "selector": {"ray.io/cluster": "one", "ray.io/node-type": "worker"}},
+    }
+    bare.create(SERVICES, service)
+    before = uid(bare.there(SERVICES, "one-headless"))
+    both = "ray.io/cluster=one,ray.io/headless-worker-svc=one"
+    with operating(bare.plane, "--watch-namespace", bare.namespace) as operator:
+        bare.until_state()
+        until("it has the label", lambda: bare.list(SERVICES, both))
+        assert uid(bare.there(SERVICES, "one-headless")) == before
+        until("the head's Service is told of", lambda: bare.events("CreatedService"))
+        assert not [text for text in bare.events("CreatedService") if "headless" in text]
+        assert bare.events("FailedCreateService") == []
+        refused = metric(operator, "rest_client_requests_total", resource="services", code="409")
+        assert refused == 1, "the cache shows it from then on"
 
 
 def test_a_finalizer_of_kuberays_does_not_hold_a_deleted_cluster(bare: Stage) -> None:

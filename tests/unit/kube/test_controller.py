@@ -13,6 +13,7 @@ import pytest
 from rayward.kube import controller as module
 from rayward.kube.api_error import ApiError
 from rayward.kube.controller import Controller, run_id
+from rayward.kube.rate import HEAD_FIRST, urgency
 from rayward.kube.work_queue import WorkQueue
 
 Key = tuple[str, str]
@@ -59,6 +60,32 @@ def test_many_keys_at_a_time_each_once_and_results_are_counted() -> None:
         assert all(found.startswith("clusters-") for found in ids)
         assert (controller.errors, controller.running, run_id.get()) == (0, {}, "")
         assert queue.next_due() is not None
+        assert await controller.stop()
+
+    run(test)
+
+
+def test_a_lost_head_waits_for_no_other_cluster_and_its_requests_say_so() -> None:
+    async def test() -> None:
+        queue: WorkQueue[Key] = WorkQueue()
+        leave, ran = asyncio.Event(), []
+
+        async def reconcile(key: Key) -> float | None:
+            ran.append((key[1], urgency.get()))
+            await leave.wait()
+            return None
+
+        controller = Controller("clusters", queue, reconcile, 2, urgent_workers=1)
+        for number in range(4):
+            queue.add(("n", f"c{number}"))
+        controller.start()
+        await eventually(lambda: len(ran) == 2)
+        queue.add(("n", "headless"), HEAD_FIRST)
+        await eventually(lambda: len(ran) == 3)
+        assert ran == [("c0", 0), ("c1", 0), ("headless", HEAD_FIRST)]
+        leave.set()
+        await eventually(lambda: controller.runs == 5)
+        assert ran[3:] == [("c2", 0), ("c3", 0)]
         assert await controller.stop()
 
     run(test)

@@ -75,6 +75,26 @@ def test_an_urgency_of_before_does_not_count_again(queue: WorkQueue[str]) -> Non
     assert [queue.take(), queue.take()] == ["b", "a"]
 
 
+def test_who_takes_only_the_urgent_leaves_the_rest(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    assert queue.take(at_least=10) is None
+    queue.add("head", 10)
+    assert queue.take(at_least=10) == "head"
+    assert queue.priority("head") == 10
+    assert queue.take(at_least=10) is None
+    assert queue.take() == "a"
+    assert (queue.priority("a"), queue.priority("nowhere")) == (0, 0)
+
+
+def test_what_failed_stays_as_urgent_as_it_was(queue: WorkQueue[str], clock: Clock) -> None:
+    queue.add("head", 10)
+    assert queue.take() == "head"
+    pause = queue.retry("head")
+    queue.done("head")
+    clock.now += pause
+    assert queue.take(at_least=10) == "head"
+
+
 def test_the_urgency_of_what_came_while_it_ran_is_kept(queue: WorkQueue[str]) -> None:
     queue.add("a")
     queue.take()
@@ -228,6 +248,25 @@ def test_workers_that_wait_are_woken_by_adds_and_by_time() -> None:
         assert done == ["now", "late", "later"]
 
     asyncio.run(run())
+
+
+def test_the_right_worker_is_woken() -> None:
+    async def test() -> None:
+        queue: WorkQueue[str] = WorkQueue()
+        urgent = asyncio.create_task(queue.get(at_least=10))
+        plain = asyncio.create_task(queue.get())
+        await asyncio.sleep(0)
+        queue.add("a")
+        assert await plain == "a"
+        assert not urgent.done()
+        plain = asyncio.create_task(queue.get())
+        await asyncio.sleep(0)
+        queue.add("head", 10)
+        assert await urgent == "head"
+        assert not plain.done()
+        plain.cancel()
+
+    asyncio.run(asyncio.wait_for(test(), 20))
 
 
 def test_a_worker_that_is_cancelled_while_waiting_takes_no_key_with_it() -> None:
