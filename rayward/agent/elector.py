@@ -326,7 +326,7 @@ class Elector:
 
     @property
     def state(self) -> str:
-        """In a word: its rank while it has an epoch, else "prepared" or "standing by"; safe from any thread."""
+        """In a word: its rank while it has an epoch, else prepared or standing by; safe from any thread."""
         if self._epoch:
             return self._rank.value
         return "prepared" if self._prepared else "standing by"

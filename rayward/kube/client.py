@@ -64,6 +64,11 @@ _CONTENT = {
     "json": "application/json-patch+json",
     "apply": "application/apply-patch+yaml",
 }
+# Without what is in the objects: the API server leaves it out.
+_METADATA_ONLY = {
+    name: {"Accept": f"application/json;as={name};g=meta.k8s.io;v=v1"}
+    for name in ("PartialObjectMetadataList", "PartialObjectMetadata")
+}
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "rayward"}
 
 
@@ -134,8 +139,10 @@ class KubeClient:
         limit: int = 500,
         continue_: str = "",
         resource_version: str = "",
+        metadata_only: bool = False,
     ) -> ListPage:
-        """One page of a namespace's objects, or of all (no namespace); ``limit`` 0: all in one answer."""
+        """One page of a namespace's objects, or of all (no namespace); ``limit`` 0: all in one answer.
+        ``metadata_only``: nothing but their metadata."""
         params = _params(
             labelSelector=labels,
             fieldSelector=fields,
@@ -143,7 +150,8 @@ class KubeClient:
             resourceVersion=resource_version,
             **{"continue": continue_},
         )
-        content = await self._send("list", "GET", kind, _path(kind, namespace), params)
+        accept = _METADATA_ONLY["PartialObjectMetadataList"] if metadata_only else {}
+        content = await self._send("list", "GET", kind, _path(kind, namespace), params, headers=accept)
         return page_of(content)
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Object:
@@ -214,6 +222,7 @@ class KubeClient:
         labels: str = "",
         fields: str = "",
         timeout_s: int = 300,
+        metadata_only: bool = False,
         opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
         """What happens after ``resource_version``, and bookmarks, until the server ends it (``timeout_s``).
@@ -231,11 +240,12 @@ class KubeClient:
             timeoutSeconds=str(timeout_s),
         )
         timeout = httpx2.Timeout(SILENCE_S, connect=CONNECT_S, write=WRITE_S, pool=None)
+        accept = _METADATA_ONLY["PartialObjectMetadata"] if metadata_only else None
         started, code = time.monotonic(), 0
         try:
             with _plain_errors(self.server):
                 async with self._http.stream(
-                    "GET", _path(kind, namespace), params=params, timeout=timeout
+                    "GET", _path(kind, namespace), params=params, headers=accept, timeout=timeout
                 ) as response:
                     code = response.status_code
                     if code != 200:
@@ -264,10 +274,11 @@ class KubeClient:
         params: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """One request. A server that is too busy (429) did not act on it: it is asked again after a pause."""
         content = None if body is None else msgspec.json.encode(body)
-        headers = {"Content-Type": content_type} if content is not None else None
+        sent = {**(headers or {}), **({"Content-Type": content_type} if content is not None else {})}
         for trial in range(1, BUSY_TRIES + 1):
             async with self._pace.turn(LEASE if kind == LEASES else None):
                 if method != "GET" and kind != LEASES and self.may_write is not None and not self.may_write():
@@ -276,7 +287,7 @@ class KubeClient:
                 try:
                     with _plain_errors(self.server):
                         response = await self._http.request(
-                            method, path, params=params, content=content, headers=headers
+                            method, path, params=params, content=content, headers=sent
                         )
                     code = response.status_code
                 finally:

@@ -44,7 +44,8 @@ class _Feed:
 class Informer:
     """The objects of one kind, as ``view`` leaves them, by namespace and name and by ``indices``.
 
-    ``namespaces`` empty: all, with one watch. ``labels`` is a selector. Every object handed out is a copy.
+    ``namespaces`` empty: all, with one watch. ``labels`` is a selector. ``metadata_only``: the API server
+    sends nothing else of them. Every object handed out is a copy.
     ``synced`` is set when everything was listed once; ``problem`` is a sentence while something is wrong.
     """
 
@@ -56,6 +57,7 @@ class Informer:
         view: View | None = None,
         namespaces: Iterable[str] = (),
         labels: str = "",
+        metadata_only: bool = False,
         indices: Mapping[str, IndexFunction] | None = None,
         pacing: Pacing | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class Informer:
         self.lists = 0
         self._client = client
         self._labels = labels
+        self._metadata_only = metadata_only
         self._cache = Cache(view, indices)
         self._callbacks: list[Callback] = []
         pacing = pacing or Pacing()
@@ -175,7 +178,12 @@ class Informer:
         head = {"apiVersion": self.kind.api_version, "kind": self.kind.name}
         while True:
             page = await self._client.list(
-                self.kind, feed.namespace, labels=self._labels, limit=PAGE, continue_=mark
+                self.kind,
+                feed.namespace,
+                labels=self._labels,
+                limit=PAGE,
+                continue_=mark,
+                metadata_only=self._metadata_only,
             )
             for item in page:
                 gone.discard(key_of(item))
@@ -202,6 +210,7 @@ class Informer:
             resource_version=feed.version,
             labels=self._labels,
             timeout_s=random.randint(*WATCH_S),
+            metadata_only=self._metadata_only,
             opened=opened,
         )
         async with contextlib.aclosing(watch) as events:

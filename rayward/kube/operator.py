@@ -210,9 +210,18 @@ def _informers(client: KubeClient, namespaces: tuple[str, ...]) -> dict[Kind, In
     parts = {BY_CLUSTER: views.cluster_index}
     pods = f"{names.NODE_TYPE} in ({names.HEAD},{names.WORKER},{names.REDIS_CLEANUP})"
 
-    def informer(kind: Kind, view: View, labels: str = "", indices: Indices = parts) -> Informer:
-        where = namespaces if kind.namespaced else ()
-        return Informer(client, kind, view=view, namespaces=where, labels=labels, indices=indices)
+    def informer(
+        kind: Kind, view: View, labels: str = "", indices: Indices = parts, metadata_only: bool = False
+    ) -> Informer:
+        return Informer(
+            client,
+            kind,
+            view=view,
+            namespaces=namespaces if kind.namespaced else (),
+            labels=labels,
+            metadata_only=metadata_only,
+            indices=indices,
+        )
 
     found = (
         informer(RAYCLUSTERS, views.cluster_view, indices={BY_STORE: views.store_index}),
@@ -220,7 +229,7 @@ def _informers(client: KubeClient, namespaces: tuple[str, ...]) -> dict[Kind, In
         informer(SERVICES, views.plain_view, names.CLUSTER),
         informer(PVCS, views.plain_view, names.CLUSTER),
         informer(JOBS, views.plain_view, f"{names.NODE_TYPE}={names.REDIS_CLEANUP}"),
-        informer(CONFIGMAPS, views.name_view, SELECTOR, {}),
+        informer(CONFIGMAPS, views.name_view, SELECTOR, {}, metadata_only=True),
         informer(NODES, views.node_view, "", {}),
     )
     return {item.kind: item for item in found}
