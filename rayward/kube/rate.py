@@ -1,7 +1,8 @@
 """Bounds what the operator asks of an API server: requests at once, and requests per second with a burst.
 
 Who waits is served by urgency, then in order: a head that is missing must not stand behind a thousand
-clusters that are being made, and nothing stands behind an Event.
+clusters that are being made, and nothing stands behind an Event. Every tenth turn is for the least urgent, so
+that what happens under a long load is told while it lasts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import asynccontextmanager
 
 LEASE, HEAD_FIRST, ORDINARY, WHENEVER = 20, 10, 0, -20
 """Urgencies: to go on leading, to replace a head, everything else, Events."""
+
+_FOR_THE_LAST = 10
 
 urgency: contextvars.ContextVar[int] = contextvars.ContextVar("urgency", default=ORDINARY)
 """How urgent the requests of this task are; a task inherits it from the one that made it."""
@@ -55,6 +58,7 @@ class Pace:
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._granted = 0
 
     @asynccontextmanager
     async def turn(self, urgent: int | None = None) -> AsyncIterator[None]:
@@ -85,7 +89,18 @@ class Pace:
                     self._timer = asyncio.get_running_loop().call_later(wait, self._rung)
                 return
             self._places -= 1
-            heapq.heappop(self._waiting)[2].set_result(None)
+            self._granted += 1
+            self._next().set_result(None)
+
+    def _next(self) -> asyncio.Future[None]:
+        if self._granted % _FOR_THE_LAST == 0:
+            # Of those that are as little urgent, the one that has waited longest.
+            lowest = max(item[0] for item in self._waiting if not item[2].done())
+            chosen = min(item for item in self._waiting if item[0] == lowest and not item[2].done())
+            self._waiting.remove(chosen)
+            heapq.heapify(self._waiting)
+            return chosen[2]
+        return heapq.heappop(self._waiting)[2]
 
     def _rung(self) -> None:
         self._timer = None

@@ -82,6 +82,26 @@ def test_a_head_waits_for_the_next_token_not_for_the_queue() -> None:
     assert asyncio.run(play()) == ["0", "head", "1", "2", "3", "4"]
 
 
+def test_the_least_urgent_has_its_turn_too() -> None:
+    async def play() -> list[str]:
+        pace, leave, served = Pace(qps=0.0, burst=1, at_once=1), asyncio.Event(), []
+        first = asyncio.create_task(_ask(pace, "first", ORDINARY, served, leave))
+        await _settle()
+        tasks = [
+            asyncio.create_task(_ask(pace, f"event {number}", WHENEVER, served, leave)) for number in (1, 2)
+        ]
+        tasks += [
+            asyncio.create_task(_ask(pace, str(number), ORDINARY, served, leave)) for number in range(25)
+        ]
+        await _settle()
+        leave.set()
+        await asyncio.gather(first, *tasks)
+        return served
+
+    served = asyncio.run(play())
+    assert (served.index("event 1"), served.index("event 2")) == (9, 19)
+
+
 def test_who_gives_up_takes_no_place_with_it() -> None:
     async def play() -> None:
         pace, leave, served = Pace(qps=0.0, burst=1, at_once=1), asyncio.Event(), []
