@@ -324,17 +324,11 @@ class Elector:
             self._memory.keep(Remembered(look.incarnation, max(known, self._memory.now.epoch)))
         self._sight.take(look)
 
-    @property
-    def state(self) -> str:
-        """In a word: its rank while it has an epoch, else prepared or standing by; safe from any thread."""
-        if self._epoch:
-            return self._rank.value
-        return "prepared" if self._prepared else "standing by"
-
     def _entry(self) -> dict[str, Any]:
+        state = self._rank.value if self._epoch else "prepared" if self._prepared else "standing by"
         return {
             "address": self.address, "gcs": self.gcs, "instance": self.instance,
-            "role": self._rank.value, "state": self.state, "time": round(time.time(), 3),
+            "role": self._rank.value, "state": state, "time": round(time.time(), 3),
         }  # fmt: skip
 
     def _acquire(self, action: LeadAction, decided_until: float) -> None:

@@ -241,7 +241,6 @@ class HeadLead:
         seen = self.standing
         return {
             "role": seen.rank.value,
-            "state": self.elector.state,
             "epoch": seen.epoch or seen.known_epoch,
             "member": self._settings.member,
             "leader": seen.leader,

@@ -31,8 +31,7 @@ _ASK_LIMIT = 0.7
 @dataclass(frozen=True)
 class HeadView:
     """One head now. ``role`` is "leader", "standby" or "unknown" (no agent, or one that does not answer);
-    ``epoch`` that of the lease it holds, None where there is no lease; ``gcs`` its gcs_server.
-    ``prepared``: it stands by with a GCS that waits, and may take over at once."""
+    ``epoch`` that of the lease it holds, None where there is no lease; ``gcs`` its gcs_server."""
 
     pod: Manifest
     role: str
@@ -40,7 +39,6 @@ class HeadView:
     gcs: Identity | None
     serving: bool
     status: Mapping[str, Any]
-    prepared: bool = False
 
     @property
     def name(self) -> str:
@@ -69,8 +67,7 @@ def view_of(pod: Manifest, status: Mapping[str, Any] | None, gcs: Identity | Non
     role = str(lead.get("role") or ("leader" if gcs is not None else "unknown"))
     epoch = lead.get("epoch")
     serving = bool((found.get("gcs") or {}).get("serving")) if status is not None else gcs is not None
-    prepared = role == "standby" and lead.get("state") == "prepared"
-    return HeadView(pod, role, int(epoch) if epoch is not None else None, gcs, serving, found, prepared)
+    return HeadView(pod, role, int(epoch) if epoch is not None else None, gcs, serving, found)
 
 
 def look(cluster: LocalCluster) -> list[HeadView]:
@@ -107,12 +104,9 @@ def standbys(views: Sequence[HeadView], lead: HeadView) -> list[HeadView]:
 
 
 def settled(views: Sequence[HeadView], wanted: int) -> bool:
-    """Whether exactly one head leads and serves and all others of ``wanted`` could take over now. Pure.
-
-    A head that has just stepped down says that it stands by, and starts anew all the same.
-    """
+    """Whether exactly one head leads and serves and all others of ``wanted`` stand by. Pure."""
     leading = [view for view in views if view.role == "leader" and view.gcs is not None and view.serving]
-    waiting = [view for view in views if view.prepared]
+    waiting = [view for view in views if view.role == "standby"]
     return len(leading) == 1 and len(views) == wanted and len(leading) + len(waiting) == wanted
 
 
