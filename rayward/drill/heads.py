@@ -19,6 +19,7 @@ from rayward.drill.census import Identity
 from rayward.errors import RaywardError
 from rayward.local import store_access
 from rayward.local.cluster import LocalCluster
+from rayward.local.lead import STANDBY, WARM
 from rayward.local.state import Manifest, read_json
 from rayward.store import schema
 from rayward.store.address import RedisAddress, parse_redis_address
@@ -31,7 +32,8 @@ _ASK_LIMIT = 0.7
 @dataclass(frozen=True)
 class HeadView:
     """One head now. ``role`` is "leader", "standby" or "unknown" (no agent, or one that does not answer);
-    ``epoch`` that of the lease it holds, None where there is no lease; ``gcs`` its gcs_server."""
+    ``epoch`` that of the lease it holds, None where there is no lease; ``gcs`` its gcs_server.
+    ``warm``: it stands by with a GCS that waits, and could take over now."""
 
     pod: Manifest
     role: str
@@ -39,6 +41,7 @@ class HeadView:
     gcs: Identity | None
     serving: bool
     status: Mapping[str, Any]
+    warm: bool = False
 
     @property
     def name(self) -> str:
@@ -67,7 +70,8 @@ def view_of(pod: Manifest, status: Mapping[str, Any] | None, gcs: Identity | Non
     role = str(lead.get("role") or ("leader" if gcs is not None else "unknown"))
     epoch = lead.get("epoch")
     serving = bool((found.get("gcs") or {}).get("serving")) if status is not None else gcs is not None
-    return HeadView(pod, role, int(epoch) if epoch is not None else None, gcs, serving, found)
+    warm = role == STANDBY and lead.get("state") == WARM
+    return HeadView(pod, role, int(epoch) if epoch is not None else None, gcs, serving, found, warm)
 
 
 def look(cluster: LocalCluster) -> list[HeadView]:
@@ -104,9 +108,12 @@ def standbys(views: Sequence[HeadView], lead: HeadView) -> list[HeadView]:
 
 
 def settled(views: Sequence[HeadView], wanted: int) -> bool:
-    """Whether exactly one head leads and serves and all others of ``wanted`` stand by. Pure."""
+    """Whether exactly one head leads and serves and all others of ``wanted`` could take over now. Pure.
+
+    One that has just stepped down says that it stands by, its Pod is still called ready, and it starts anew.
+    """
     leading = [view for view in views if view.role == "leader" and view.gcs is not None and view.serving]
-    waiting = [view for view in views if view.role == "standby"]
+    waiting = [view for view in views if view.warm]
     return len(leading) == 1 and len(views) == wanted and len(leading) + len(waiting) == wanted
 
 

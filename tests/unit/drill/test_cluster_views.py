@@ -21,10 +21,15 @@ POD = {"metadata": {"name": "h", "uid": "u"}, "status": {"podIP": "10.0.0.1"}}
 
 
 def view(
-    name: str, role: str, epoch: int | None = None, gcs: int | None = 1, serving: bool = True
+    name: str,
+    role: str,
+    epoch: int | None = None,
+    gcs: int | None = 1,
+    serving: bool = True,
+    warm: bool = False,
 ) -> HeadView:
     pod = {"metadata": {"name": name}, "status": {}}
-    return HeadView(pod, role, epoch, (gcs, 1) if gcs else None, serving, {})
+    return HeadView(pod, role, epoch, (gcs, 1) if gcs else None, serving, {}, warm)
 
 
 def test_the_leader_is_the_one_of_the_newest_epoch() -> None:
@@ -42,11 +47,12 @@ def test_only_heads_that_stand_by_are_standbys() -> None:
 
 
 def test_settled_means_one_leader_and_all_others_waiting() -> None:
-    lead, waits = view("a", "leader", 1), view("b", "standby")
+    lead, waits = view("a", "leader", 1), view("b", "standby", warm=True)
     assert settled([lead, waits], 2)
     assert settled([lead], 1)
     assert not settled([lead], 2)
     assert not settled([lead, view("b", "unknown")], 2)
+    assert not settled([lead, view("b", "standby")], 2), "one that has just stepped down starts anew"
     assert not settled([lead, view("b", "leader", 2)], 2)
     assert not settled([view("a", "leader", 1, serving=False), waits], 2)
 
@@ -57,6 +63,10 @@ def test_a_head_without_a_lease_leads_when_it_runs_a_gcs() -> None:
     assert view_of(POD, None, None).role == "unknown"
     leading = view_of(POD, {**status, "lead": {"role": "leader", "epoch": 5}}, (7, 1))
     assert (leading.role, leading.epoch, leading.address) == ("leader", 5, "10.0.0.1")
+    states = ("warm", "following", "preparing")
+    waiting = [view_of(POD, {"lead": {"role": "standby", "state": state}}, None) for state in states]
+    assert [found.warm for found in waiting] == [True, False, False]
+    assert not leading.warm
 
 
 def test_the_lease_is_read_with_its_history_and_bad_lines_are_passed_over() -> None:
