@@ -37,7 +37,7 @@ class Question:
 
 
 class Electorate:
-    """Not for one thread only; ``heads_with_a_say`` belongs to the elector's."""
+    """Not for one thread only."""
 
     unknown = LeaderLink.UNKNOWN
 
@@ -45,7 +45,6 @@ class Electorate:
         self._watch, self._timing, self._token = watch, timing, token
         self._changed_at = 0.0
         self._on_change: Callable[[], None] = lambda: None
-        self._seen: dict[str, tuple[Any, float]] = {}
         self._lock = threading.Lock()
 
     def start(self, on_change: Callable[[], None]) -> None:
@@ -95,17 +94,13 @@ class Electorate:
 
     def heads_with_a_say(self, members: Members, own: str) -> tuple[str, ...]:
         """The other heads that are asked when the store is away: those that have written of themselves
-        within ``forget_after`` seconds on this head's own clock. Called once a look, to keep count."""
-        now = time.monotonic()
-        current: dict[str, tuple[Any, float]] = {}
-        for entry in members:
-            mark = (entry.get("instance"), entry.get("time"))
-            before = self._seen.get(entry["member"])
-            current[entry["member"]] = before if before is not None and before[0] == mark else (mark, now)
-        self._seen = current
+        within ``forget_after`` seconds on this head's own clock. That is counted while it stands by, too: a
+        head that was lost before this one took over must not keep it from outlasting the store's absence."""
         limit = self._timing.forget_after
         return tuple(
-            sorted(member for member, (_, at) in current.items() if member != own and now - at < limit)
+            sorted(
+                entry["member"] for entry in members if entry["member"] != own and entry["seen_ago_s"] < limit
+            )
         )
 
     def ask_all(

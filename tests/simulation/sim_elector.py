@@ -139,6 +139,7 @@ class SimElector(SimSight):
             self.token, self.token_since = token, self.world.mono(self.head)
         self.record, self.record_heads = seen.lease, seen.heads
         self.paused, self.members, self.seen_at = seen.paused, seen.members, seen.at
+        self._count_silence()
 
     def _looked(self, seen: Seen | None) -> None:
         if seen is None:

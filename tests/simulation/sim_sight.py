@@ -160,8 +160,8 @@ class SimSight:
             return LeaderLink.UNKNOWN
         return self.links[int(record.holder)]
 
-    def _with_a_say(self) -> tuple[int, ...]:
-        """The other heads that wrote of themselves lately, on this head's own clock."""
+    def _count_silence(self) -> None:
+        """Since when, on this head's own clock, the others have written nothing new; at each look."""
         mono, current = self.world.mono(self.head), {}
         for other, entry in enumerate(self.members):
             if entry is None or other == self.head:
@@ -170,8 +170,11 @@ class SimSight:
             before = self.marks_seen.get(other)
             current[other] = before if before is not None and before[0] == mark else (mark, mono)
         self.marks_seen = current
-        limit = self.sim.timing.forget_after
-        return tuple(other for other, (_, at) in current.items() if mono - at < limit)
+
+    def _with_a_say(self) -> tuple[int, ...]:
+        """The other heads that wrote of themselves lately."""
+        mono, limit = self.world.mono(self.head), self.sim.timing.forget_after
+        return tuple(other for other, (_, at) in self.marks_seen.items() if mono - at < limit)
 
     def _standing(self, seen: Seen) -> StoreStanding:
         incarnation, epoch = self.memory
