@@ -14,6 +14,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from rayward.agent.decide import Phase
 from rayward.drill import census
 from rayward.drill.census import Identity
 from rayward.errors import RaywardError
@@ -47,6 +48,11 @@ class HeadView:
     def name(self) -> str:
         """The Pod's name, which is the member's name too."""
         return str(self.pod["metadata"]["name"])
+
+    @property
+    def started(self) -> bool:
+        """Whether its `ray start` is done; True where no agent says."""
+        return self.status.get("phase", Phase.RUNNING.value) == Phase.RUNNING.value
 
     @property
     def address(self) -> str:
@@ -108,11 +114,17 @@ def standbys(views: Sequence[HeadView], lead: HeadView) -> list[HeadView]:
 
 
 def settled(views: Sequence[HeadView], wanted: int) -> bool:
-    """Whether exactly one head leads and serves and all others of ``wanted`` could take over now. Pure.
+    """Whether exactly one head leads and serves, all of it, and all others of ``wanted`` could take over now.
+    Pure.
 
-    One that has just stepped down says that it stands by, its Pod is still called ready, and it starts anew.
+    A head that has just taken over serves seconds before the rest of its `ray start` is done. One that has
+    just stepped down says that it stands by, its Pod is still called ready, and it starts anew.
     """
-    leading = [view for view in views if view.role == "leader" and view.gcs is not None and view.serving]
+    leading = [
+        view
+        for view in views
+        if view.role == "leader" and view.gcs is not None and view.serving and view.started
+    ]
     waiting = [view for view in views if view.warm]
     return len(leading) == 1 and len(views) == wanted and len(leading) + len(waiting) == wanted
 

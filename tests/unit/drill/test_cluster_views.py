@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,9 @@ def test_settled_means_one_leader_and_all_others_waiting() -> None:
     assert not settled([lead, view("b", "standby")], 2), "one that has just stepped down starts anew"
     assert not settled([lead, view("b", "leader", 2)], 2)
     assert not settled([view("a", "leader", 1, serving=False), waits], 2)
+    starting = replace(lead, status={"phase": "starting"})
+    assert not settled([starting, waits], 2), "the rest of its ray start is under way"
+    assert settled([replace(lead, status={"phase": "running"}), waits], 2)
 
 
 def test_a_head_without_a_lease_leads_when_it_runs_a_gcs() -> None:
