@@ -52,7 +52,7 @@ class HeadView:
     @property
     def started(self) -> bool:
         """Whether its `ray start` is done; True where no agent says."""
-        return self.status.get("phase", Phase.RUNNING.value) == Phase.RUNNING.value
+        return str(self.status.get("phase", Phase.RUNNING.value)) == Phase.RUNNING.value
 
     @property
     def address(self) -> str:
