@@ -130,6 +130,9 @@ def read_line(view: HeadView, line: bytes, now: float) -> HeadView | None:
         value = said.get(name)
         return value if isinstance(value, str) and len(value) <= _LONGEST_WORD else ""
 
+    # A head without a lease (RocksDB) says the port only: its GCS is where its agent is.
+    port = said.get("gcs_port")
+    at_agent = f"{view.address.rpartition(':')[0]}:{port}" if isinstance(port, int) else ""
     epoch = said.get("epoch")
     if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch <= _LARGEST_EPOCH:
         epoch = 0
@@ -138,7 +141,7 @@ def read_line(view: HeadView, line: bytes, now: float) -> HeadView | None:
         leader=said["leader"],
         epoch=epoch,
         serving=said.get("serving") is True,
-        gcs=word("gcs"),
+        gcs=word("gcs") if "gcs" in said else at_agent,
         member=word("member"),
         cluster=word("cluster"),
         incarnation=word("incarnation"),

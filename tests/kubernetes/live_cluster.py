@@ -90,7 +90,8 @@ class LiveCluster:
         try:
             until("the cluster is ready", lambda: self.state() == "ready", UP_S)
         except AssertionError as problem:
-            told = "\n".join([self.kubectl("get", "pods", "-o", "wide"), *self.events()])
+            logs = [self.kubectl("logs", name, "--tail=12", check=False) for name in self.pods()]
+            told = "\n".join([self.kubectl("get", "pods", "-o", "wide"), *self.events(), *logs])
             raise AssertionError(f"{problem}\n{told}") from None
 
     def python(self, script: str) -> str:

@@ -101,6 +101,19 @@ def test_fields_of_the_wrong_kind_count_as_not_said() -> None:
     assert rules.read_line(A, b'{"leader": true, "epoch": 1%s}' % (b"0" * 30), 2.0) == view
 
 
+def test_a_head_without_a_lease_says_only_the_port_of_its_gcs() -> None:
+    said = {"leader": True, "serving": True, "gcs_port": 6380}
+    view = rules.read_line(A, json.dumps(said).encode(), 2.0)
+    assert view is not None
+    assert view.gcs == "10.0.0.1:6380", "it is where its agent is"
+    other = rules.read_line(A, json.dumps({**said, "gcs": "10.0.0.9:6379"}).encode(), 2.0)
+    assert other is not None
+    assert other.gcs == "10.0.0.9:6379"
+    odd = rules.read_line(A, json.dumps({**said, "gcs_port": "6380"}).encode(), 2.0)
+    assert odd is not None
+    assert odd.gcs == ""
+
+
 def test_addresses() -> None:
     assert host_and_port("head-0", 8008) == ("head-0", 8008)
     assert host_and_port(" head-0:9 ", 8008) == ("head-0", 9)
