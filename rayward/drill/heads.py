@@ -62,11 +62,13 @@ class HeadView:
 
 @dataclass(frozen=True)
 class Lease:
-    """The store's record of who leads. ``epochs`` are all that the store's history knows, oldest first."""
+    """The store's record of who leads. ``epochs`` are all that the store's history knows, oldest first;
+    ``heads`` are the others that have a say when the store is away, lost ones for 10 s among them."""
 
     epoch: int
     holder: str
     epochs: tuple[int, ...] = ()
+    heads: tuple[str, ...] = ()
 
 
 def view_of(pod: Manifest, status: Mapping[str, Any] | None, gcs: Identity | None) -> HeadView:
@@ -194,7 +196,10 @@ def parse_lease(record: Mapping[Any, Any], listed: Sequence[Any]) -> Lease | Non
         with contextlib.suppress(ValueError, KeyError, TypeError):
             epochs.add(int(json.loads(_text(line))["epoch"]))
     epochs.add(int(fields["epoch"]))
-    return Lease(int(fields["epoch"]), fields.get("holder", ""), tuple(sorted(epochs)))
+    heads: tuple[str, ...] = ()
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
+        heads = tuple(str(head) for head in json.loads(fields.get("record", "{}")).get("heads", ()))
+    return Lease(int(fields["epoch"]), fields.get("holder", ""), tuple(sorted(epochs)), heads)
 
 
 def _text(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ _MEGABYTE = 2**20
 def wait_settled(
     cluster: LocalCluster, wanted: int, limit: float = RECOVERY_LIMIT, but_leader: str = ""
 ) -> float:
-    """Wait until one head leads and serves, ``wanted`` heads are there in all, and every Pod is ready;
-    returns the moment. ``but_leader``: a head that must not be the leader any more.
+    """Wait until one head leads and serves, ``wanted`` heads are there in all, no head that is gone has a say
+    any more, and every Pod is ready; returns the moment. ``but_leader``: a head that must not be the leader
+    any more.
 
     Raises RaywardError with what is missing.
     """
@@ -36,9 +38,12 @@ def wait_settled(
             lead = heads.choose_leader(views)
             moved = lead is not None and lead.name != but_leader
             progress = cluster.progress()
-            if moved and heads.settled(views, wanted) and progress.ready:
+            whole = moved and heads.settled(views, wanted) and progress.ready
+            gone = _heard_and_gone(cluster, views) if whole else ()
+            if whole and not gone:
                 return time.monotonic()
             seen = ", ".join(f"{view.name} {view.role}{' serving' * view.serving}" for view in views)
+            seen += "".join(f", {name} is gone and has a say" for name in gone)
             seen += "".join(f", {pod.name} {pod.status}" for pod in progress.pods if not pod.is_ready)
         if time.monotonic() > deadline:
             raise RaywardError(
@@ -47,6 +52,13 @@ def wait_settled(
                 todo="`rayward list`, `rayward status`",
             )
         time.sleep(_LOOK_AGAIN)
+
+
+def _heard_and_gone(cluster: LocalCluster, views: Sequence[heads.HeadView]) -> tuple[str, ...]:
+    """Heads that the leader would still ask for their word when the store goes away."""
+    lease = heads.read_lease(cluster)
+    there = {view.name for view in views}
+    return tuple(name for name in lease.heads if name not in there) if lease is not None else ()
 
 
 def measure(cluster: LocalCluster) -> dict[str, float]:

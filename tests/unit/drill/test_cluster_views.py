@@ -77,6 +77,11 @@ def test_the_lease_is_read_with_its_history_and_bad_lines_are_passed_over() -> N
     lines = [json.dumps({"epoch": 1}), b'{"epoch": 2}', b"half a li", json.dumps({"member": "x"})]
     assert parse_lease({b"epoch": b"3", b"holder": b"head-1"}, lines) == Lease(3, "head-1", (1, 2, 3))
     assert parse_lease({}, []) is None
+    record = b'{"address": "x", "heads": ["head-2", "head-3"]}'
+    found = parse_lease({b"epoch": b"3", b"holder": b"head-1", b"record": record}, [])
+    assert found == Lease(3, "head-1", (3,), ("head-2", "head-3"))
+    for odd in (b"[]", b"{", b'{"heads": 3}'):
+        assert parse_lease({b"epoch": b"3", b"record": odd}, []) == Lease(3, "", (3,))
 
 
 def test_a_change_of_leader_is_a_change_of_epoch() -> None:
