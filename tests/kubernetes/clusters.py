@@ -336,7 +336,7 @@ def metric(operator: OperatorProcess, name: str, /, **labels: str) -> float:
     return _metric(operator.metrics(), name, **labels)
 
 
-def _metric(text: str, name: str, **labels: str) -> float:
+def _metric(text: str, name: str, /, **labels: str) -> float:
     total = 0.0
     for line in text.splitlines():
         match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
