@@ -75,7 +75,7 @@ class Applier:
         await asyncio.gather(*(take(body, self._update(cluster, body)) for body in plan.update))
         for event in _told(plan.events, failures):
             self._events.record(cluster, event)
-        # In the planner's order, not in that of the answers: the first is told, and must be the same each time.
+        # In the planner's order, not in that of the answers: the first is told, the same one each time.
         steps: tuple[Any, ...] = (*plan.delete, *plan.create, *plan.update)
         found = (failures.get(id(step)) for step in steps)
         return [failure for failure in found if failure is not None and failure is not _THERE]

@@ -197,6 +197,7 @@ def test_a_quota_on_pods_is_told_and_comes_right_by_itself(stage: Stage, operato
         assert "exceeded quota" in stage.message("ReplicaFailure")
         stage.until_event("FailedToCreateHeadPod", "exceeded quota")
         stage.until_event("FailedToCreateWorkerPod", "exceeded quota")
+        until("all that is there is told", lambda: stage.status().get("endpoints"))
         stays("it is not ready", lambda: stage.status().get("state", "") != "ready", 1.5)
         before, written = tries(), stage.cluster()["metadata"]["resourceVersion"]
         stays("it is not ready", lambda: stage.status().get("state", "") != "ready", 3.0)
