@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import socket
 import ssl
 import subprocess
 import threading
@@ -24,49 +24,47 @@ def certificate(folder: Path, name: str, alternative: str = "IP:127.0.0.1") -> P
 
 @contextlib.contextmanager
 def tls_front(cert: Path, backend: int, client_ca: Path | None = None) -> Iterator[int]:
-    """The port of a TLS listener that passes bytes to ``backend``; with ``client_ca`` it asks who comes."""
+    """The port of a TLS listener that passes bytes to ``backend``; with ``client_ca`` it asks who comes.
+
+    One thread for all of it: an SSL object must not be read in one thread and written in another.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, cert.with_suffix(".key"))
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(client_ca)
-    workers: list[threading.Thread] = []
 
-    def serve(peer: socket.socket) -> None:
-        peer.settimeout(BOUND_S)
-        with (
-            contextlib.suppress(OSError),
-            context.wrap_socket(peer, server_side=True) as inner,
-            socket.create_connection(("127.0.0.1", backend), BOUND_S) as outer,
-        ):
-            back = threading.Thread(target=_pump, args=(outer, inner))
-            back.start()
-            _pump(inner, outer)
-            back.join(BOUND_S)
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # cancelled: the test is over
+            theirs, ours = await asyncio.open_connection("127.0.0.1", backend)
+            await asyncio.gather(_pump(reader, ours), _pump(theirs, writer))
 
-    def accept(listener: socket.socket) -> None:
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=context))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        asyncio.run_coroutine_threadsafe(_end(server), loop).result(BOUND_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(BOUND_S)
+        loop.close()
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    try:
         with contextlib.suppress(OSError):
-            while True:
-                peer, _ = listener.accept()
-                workers.append(threading.Thread(target=serve, args=(peer,)))
-                workers[-1].start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        acceptor = threading.Thread(target=accept, args=(listener,))
-        acceptor.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # close() alone does not wake an accept()
-            acceptor.join(BOUND_S)
-            for worker in workers:
-                worker.join(BOUND_S)
+            while chunk := await source.read(65536):
+                sink.write(chunk)
+                await sink.drain()
+    finally:
+        sink.close()
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while chunk := source.recv(65536):
-            sink.sendall(chunk)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
+async def _end(server: asyncio.Server) -> None:
+    server.close()
+    serving = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in serving:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=True)
