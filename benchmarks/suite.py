@@ -15,7 +15,6 @@ from rayward.drill.report import suite_report
 from rayward.drill.suite import (
     COLUMNS,
     CONTROLS,
-    SuiteOutcome,
     SuitePlan,
     control_faults,
     mixed,
@@ -38,7 +37,11 @@ WANTED = 219
 @click.option("--seed", default=1, show_default=True, help="Seed of the order of faults.")
 def main(runs: int, sentinel: int, controls: bool, extra: bool, seed: int) -> None:
     """Run it all, print the table, write suite.json and suite.html."""
-    outcome = _run(common.two_heads(), SuitePlan(seed=seed, minutes=None, runs=runs))
+    mix = _suite(common.two_heads(), SuitePlan(seed=seed, minutes=None, runs=runs))
+    try:
+        outcome = mix.run(mixed())
+    except KeyboardInterrupt:
+        outcome = mix.so_far("ended by hand")
     if outcome.drill.ended_early:
         controls, sentinel, extra = False, 0, False
     result = suite_json(outcome)
@@ -66,16 +69,11 @@ def main(runs: int, sentinel: int, controls: bool, extra: bool, seed: int) -> No
     sys.exit(0 if good else 1)
 
 
-def _run(objects: list[dict[str, Any]], plan: SuitePlan, control: str = "") -> SuiteOutcome:
+def _suite(objects: list[dict[str, Any]], plan: SuitePlan, control: str = "") -> Suite:
     def opened() -> AbstractContextManager[LocalCluster]:
         return temporary_cluster(objects, "bench", common.tell)
 
-    faults = control_faults(control) if control else mixed()
-    suite = Suite(opened, plan, common.tell, control=control)
-    try:
-        return suite.run(faults)
-    except KeyboardInterrupt:
-        return suite.so_far("ended by hand")
+    return Suite(opened, plan, common.tell, control=control)
 
 
 def _control(control: str, seed: int) -> bool:
@@ -84,7 +82,8 @@ def _control(control: str, seed: int) -> bool:
         objects = manifests.without_fault_tolerance(objects)
     else:
         objects = manifests.with_environment(objects, {"RAYWARD_FENCE": "off"})
-    return _run(objects, SuitePlan(seed=seed, minutes=None), control).ok
+    plan = SuitePlan(seed=seed, minutes=None)
+    return _suite(objects, plan, control).run(control_faults(control)).ok
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Joins what the streams say (``HeadsWatch``) with what the heads write of themsel
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +44,6 @@ class Electorate:
         self._watch, self._timing, self._token = watch, timing, token
         self._changed_at = 0.0
         self._on_change: Callable[[], None] = lambda: None
-        self._lock = threading.Lock()
 
     def start(self, on_change: Callable[[], None]) -> None:
         """Begin to watch; ``on_change`` is called from the watch's thread."""

@@ -20,11 +20,12 @@ from rayward.drill.census import Identity
 from rayward.errors import RaywardError
 from rayward.local import store_access
 from rayward.local.cluster import LocalCluster
-from rayward.local.lead import STANDBY, WARM
+from rayward.local.lead import lead_of
 from rayward.local.state import Manifest, read_json
 from rayward.store import schema
 from rayward.store.address import RedisAddress, parse_redis_address
 from rayward.store.connection import connect
+from rayward.store.lease_record import heads_of, parse_json
 from rayward.store.redis_source import RedisSource
 
 _ASK_LIMIT = 0.7
@@ -33,8 +34,7 @@ _ASK_LIMIT = 0.7
 @dataclass(frozen=True)
 class HeadView:
     """One head now. ``role`` is "leader", "standby" or "unknown" (no agent, or one that does not answer);
-    ``epoch`` that of the lease it holds, None where there is no lease; ``gcs`` its gcs_server.
-    ``warm``: it stands by with a GCS that waits, and could take over now."""
+    ``epoch`` that of the lease it holds, None where there is no lease; ``gcs`` its gcs_server."""
 
     pod: Manifest
     role: str
@@ -42,12 +42,17 @@ class HeadView:
     gcs: Identity | None
     serving: bool
     status: Mapping[str, Any]
-    warm: bool = False
 
     @property
     def name(self) -> str:
         """The Pod's name, which is the member's name too."""
         return str(self.pod["metadata"]["name"])
+
+    @property
+    def warm(self) -> bool:
+        """Whether it stands by with a GCS that waits, and could take over now."""
+        lead = lead_of(self.status)
+        return lead is not None and lead.stands_by
 
     @property
     def started(self) -> bool:
@@ -78,8 +83,7 @@ def view_of(pod: Manifest, status: Mapping[str, Any] | None, gcs: Identity | Non
     role = str(lead.get("role") or ("leader" if gcs is not None else "unknown"))
     epoch = lead.get("epoch")
     serving = bool((found.get("gcs") or {}).get("serving")) if status is not None else gcs is not None
-    warm = role == STANDBY and lead.get("state") == WARM
-    return HeadView(pod, role, int(epoch) if epoch is not None else None, gcs, serving, found, warm)
+    return HeadView(pod, role, int(epoch) if epoch is not None else None, gcs, serving, found)
 
 
 def look(cluster: LocalCluster) -> list[HeadView]:
@@ -196,9 +200,7 @@ def parse_lease(record: Mapping[Any, Any], listed: Sequence[Any]) -> Lease | Non
         with contextlib.suppress(ValueError, KeyError, TypeError):
             epochs.add(int(json.loads(_text(line))["epoch"]))
     epochs.add(int(fields["epoch"]))
-    heads: tuple[str, ...] = ()
-    with contextlib.suppress(ValueError, AttributeError, TypeError):
-        heads = tuple(str(head) for head in json.loads(fields.get("record", "{}")).get("heads", ()))
+    heads = heads_of(parse_json(fields.get("record", "")))
     return Lease(int(fields["epoch"]), fields.get("holder", ""), tuple(sorted(epochs)), heads)
 
 

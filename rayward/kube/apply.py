@@ -59,26 +59,19 @@ class Applier:
         told = {id(event.step): event.reason for event in plan.events if event.step is not None}
         failures: dict[int, Failure] = {}
 
-        async def take(step: Any, work: Awaitable[Failure | None]) -> None:
-            failure = await work
-            if failure is not None:
-                failures[id(step)] = failure
-
-        # One after the other by kind of step, all of a kind at once.
-        await asyncio.gather(
-            *(
-                take(found, self._delete(cluster, found, told.get(id(found), "DeletedPod")))
-                for found in plan.delete
-            )
-        )
-        await asyncio.gather(*(take(body, self._create(cluster, body)) for body in plan.create))
-        await asyncio.gather(*(take(body, self._update(cluster, body)) for body in plan.update))
+        # One after the other by kind of step, all of a kind at once. Failures stay in the planner's order,
+        # not in that of the answers: the first is told, the same one each time.
+        for steps, work in (
+            (plan.delete, (self._delete(cluster, it, told.get(id(it), "DeletedPod")) for it in plan.delete)),
+            (plan.create, (self._create(cluster, body) for body in plan.create)),
+            (plan.update, (self._update(cluster, body) for body in plan.update)),
+        ):
+            for step, failure in zip(steps, await asyncio.gather(*work), strict=True):
+                if failure is not None:
+                    failures[id(step)] = failure
         for event in _told(plan.events, failures):
             self._events.record(cluster, event)
-        # In the planner's order, not in that of the answers: the first is told, the same one each time.
-        steps: tuple[Any, ...] = (*plan.delete, *plan.create, *plan.update)
-        found = (failures.get(id(step)) for step in steps)
-        return [failure for failure in found if failure is not None and failure is not _THERE]
+        return [failure for failure in failures.values() if failure is not _THERE]
 
     def tell(self, cluster: Raw, failures: Sequence[Failure]) -> None:
         """Say what failed, each thing once."""

@@ -55,8 +55,7 @@ class LeaseRecord:
     @property
     def heads(self) -> Tuple[str, ...]:
         """The members that the holder asks when the store is away."""
-        heads = self.details.get("heads", ())
-        return tuple(str(head) for head in heads) if isinstance(heads, list) else ()
+        return heads_of(self.details)
 
     @property
     def ttl(self) -> float:
@@ -167,6 +166,12 @@ def parse_lease(reply: Reply) -> Optional[LeaseRecord]:
         successor=fields.get("successor") or str(details.get("successor", "")),
         details=details,
     )
+
+
+def heads_of(details: Mapping[str, Any]) -> Tuple[str, ...]:
+    """The members that a lease's details name; none where they name them in another form."""
+    heads = details.get("heads", ())
+    return tuple(str(head) for head in heads) if isinstance(heads, list) else ()
 
 
 def parse_json(text: str) -> Dict[str, Any]:

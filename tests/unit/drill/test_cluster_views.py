@@ -30,7 +30,8 @@ def view(
     warm: bool = False,
 ) -> HeadView:
     pod = {"metadata": {"name": name}, "status": {}}
-    return HeadView(pod, role, epoch, (gcs, 1) if gcs else None, serving, {}, warm)
+    status = {"lead": {"role": role, "state": "warm"}} if warm else {}
+    return HeadView(pod, role, epoch, (gcs, 1) if gcs else None, serving, status)
 
 
 def test_the_leader_is_the_one_of_the_newest_epoch() -> None:
