@@ -94,6 +94,17 @@ class LiveCluster:
             told = "\n".join([self.kubectl("get", "pods", "-o", "wide"), *self.events(), *logs])
             raise AssertionError(f"{problem}\n{told}") from None
 
+    def delete_head(self, bound_s: float) -> None:
+        """Delete the only head Pod; another comes within the bound, and then the cluster is ready."""
+        old = self.head()
+        self.kubectl("delete", "pod", old, "--wait=false")
+        until(
+            "another head Pod",
+            lambda: [pod["metadata"]["name"] for pod in self.heads()] not in ([], [old]),
+            bound_s,
+        )
+        self.wait_ready()
+
     def python(self, script: str) -> str:
         """What a sample prints, run on the head."""
         return self.kubectl("exec", "-i", self.head(), "--", "python3", f"{SAMPLES}/{script}", timeout_s=90)

@@ -80,12 +80,7 @@ def step_7_and_8(guide: LiveCluster) -> None:
 
 def a_deleted_head_pod(guide: LiveCluster) -> None:
     old, worker = guide.head(), guide.worker()
-    guide.kubectl("delete", "pod", old, "--wait=false")
-
-    until(
-        "another head Pod", lambda: [pod["metadata"]["name"] for pod in guide.heads()] not in ([], [old]), 30
-    )
-    guide.wait_ready()
+    guide.delete_head(bound_s=30)
     until("the old one is gone", lambda: old not in guide.pods("--selector=ray.io/node-type=head"), 60)
     assert guide.python("increment_counter.py").splitlines()[-1] == "3"
     assert guide.worker() == worker

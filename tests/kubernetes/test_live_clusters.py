@@ -6,23 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from control_plane import ControlPlane, until
+from counter_script import COUNTER
 from live_cluster import LiveCluster, live_cluster
 from operator_process import OperatorProcess
 
 pytestmark = pytest.mark.ray
-
-COUNTER = """
-import ray
-ray.init(namespace="here")
-@ray.remote(num_cpus=0.1, max_restarts=0)
-class Counter:
-    value = 0
-    def add(self):
-        self.value += 1
-        return self.value
-actor = Counter.options(name="counter", lifetime="detached", get_if_exists=True).remote()
-print(ray.get(actor.add.remote()))
-"""
 
 
 @pytest.fixture(params=["embedded-gcs-ft", "persistent-redis-sidecar"])
@@ -43,19 +31,13 @@ def pair(live_operator: OperatorProcess, control_plane: ControlPlane) -> Iterato
 
 def count(cluster: LiveCluster, head: str) -> int:
     said = cluster.kubectl("exec", "-i", head, "--", "python3", "-c", COUNTER, timeout_s=90)
-    return int(said.splitlines()[-1])
+    return int(said.split()[-2])
 
 
 def test_the_next_head_finds_the_volume(cluster: LiveCluster) -> None:
     old, worker = cluster.head(), cluster.worker()
     assert count(cluster, old) == 1
-    cluster.kubectl("delete", "pod", old, "--wait=false")
-    until(
-        "another head Pod",
-        lambda: [pod["metadata"]["name"] for pod in cluster.heads()] not in ([], [old]),
-        60,
-    )
-    cluster.wait_ready()
+    cluster.delete_head(bound_s=60)
     assert count(cluster, cluster.head()) == 2, "the actor lives on"
     assert cluster.worker() == worker
     assert cluster.restarts()[worker] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import rayward
+from rayward.agent.processes import all_stats, classify, descendants, read_argv
 from rayward.local.network import Fabric
 
 ROOT = Path(rayward.__file__).resolve().parent.parent
@@ -104,6 +107,20 @@ class CommandLine:
         """Names of the Pods, by label."""
         chosen = ["-l", selector] if selector else []
         return [line.removeprefix("pods/") for line in self.out("get", "pods", *chosen, "-o", "name").split()]
+
+    def head(self) -> str:
+        """The name of the first head Pod."""
+        return self.pods("ray.io/node-type=head")[0]
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        """One object."""
+        found: dict[str, Any] = json.loads(self.out("get", kind, name, "-o", "json"))
+        return found
+
+    def gcs_pid(self, pod: str) -> int:
+        """gcs_server of a Pod as the host sees it."""
+        below = descendants(int(self.get("pod", pod)["status"]["rayward"]["pid"]), all_stats())
+        return next(pid for pid in below if (role := classify(read_argv(pid))) and role.value == "gcs_server")
 
 
 def eventually(

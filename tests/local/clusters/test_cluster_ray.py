@@ -25,15 +25,10 @@ REDIS = ("env", "REDISCLI_AUTH=5241590000000000", "redis-cli")
 def guide(shared: CommandLine) -> Iterator[CommandLine]:
     """The guide's cluster, up, with its detached actor created and incremented once."""
     shared("up", "-f", str(MANIFEST), "--name", NAME, "--timeout", "150", timeout=180)
-    shared("exec", head(shared), "--", "python3", f"{SAMPLES}/detached_actor.py")
+    shared("exec", shared.head(), "--", "python3", f"{SAMPLES}/detached_actor.py")
     assert increment(shared) == 1
     yield shared
     shared("down", NAME)
-
-
-def head(cli: CommandLine) -> str:
-    """The head Pod's name."""
-    return cli.pods("ray.io/node-type=head")[0]
 
 
 def worker(cli: CommandLine) -> str:
@@ -46,20 +41,14 @@ def redis_pod(cli: CommandLine) -> str:
     return cli.pods("app=redis")[0]
 
 
-def get(cli: CommandLine, kind: str, name: str) -> dict[str, Any]:
-    """One object."""
-    found: dict[str, Any] = json.loads(cli.out("get", kind, name, "-o", "json"))
-    return found
-
-
 def environment(cli: CommandLine, pod: str) -> dict[str, Any]:
     """The environment in a Pod's manifest, by name."""
-    return {entry["name"]: entry for entry in get(cli, "pod", pod)["spec"]["containers"][0]["env"]}
+    return {entry["name"]: entry for entry in cli.get("pod", pod)["spec"]["containers"][0]["env"]}
 
 
 def increment(cli: CommandLine) -> int:
     """What the guide's increment script prints."""
-    return int(cli.out("exec", head(cli), "--", "python3", f"{SAMPLES}/increment_counter.py"))
+    return int(cli.out("exec", cli.head(), "--", "python3", f"{SAMPLES}/increment_counter.py"))
 
 
 def restarts(cli: CommandLine) -> dict[str, int]:
@@ -70,15 +59,9 @@ def restarts(cli: CommandLine) -> dict[str, int]:
     }
 
 
-def gcs_pid(cli: CommandLine, pod: str) -> int:
-    """gcs_server of a Pod as the host sees it."""
-    below = descendants(int(get(cli, "pod", pod)["status"]["rayward"]["pid"]), all_stats())
-    return next(pid for pid in below if (role := classify(read_argv(pid))) and role.value == "gcs_server")
-
-
 def test_the_environment_is_the_guides(guide: CommandLine) -> None:
-    uid = get(guide, "raycluster", NAME)["metadata"]["uid"]
-    on_head, on_worker = environment(guide, head(guide)), environment(guide, worker(guide))
+    uid = guide.get("raycluster", NAME)["metadata"]["uid"]
+    on_head, on_worker = environment(guide, guide.head()), environment(guide, worker(guide))
     assert on_head["RAY_external_storage_namespace"]["value"] == uid
     assert on_head["RAY_REDIS_ADDRESS"]["value"] == "redis:6379"
     assert on_head["REDIS_PASSWORD"]["valueFrom"]["secretKeyRef"]["name"] == "redis-password-secret"
@@ -88,7 +71,7 @@ def test_the_environment_is_the_guides(guide: CommandLine) -> None:
 
 
 def test_redis_holds_the_guides_keys_and_store_reads_them(guide: CommandLine) -> None:
-    uid = get(guide, "raycluster", NAME)["metadata"]["uid"]
+    uid = guide.get("raycluster", NAME)["metadata"]["uid"]
     keys = guide.out("exec", redis_pod(guide), "--", *REDIS, "KEYS", "*").split()
     tables = {"ACTOR", "JOB", "ACTOR_TASK_SPEC", "WORKERS", "JobCounter", "KV", "NODE"}
     assert {f"RAY{uid}@{table}" for table in tables} <= set(keys)
@@ -103,21 +86,21 @@ def test_redis_holds_the_guides_keys_and_store_reads_them(guide: CommandLine) ->
 
 def test_a_killed_gcs_is_back_in_place(guide: CommandLine) -> None:
     before, value = restarts(guide), increment(guide)
-    old = gcs_pid(guide, head(guide))
+    old = guide.gcs_pid(guide.head())
     os.kill(old, signal.SIGKILL)
     assert increment(guide) == value + 1
     assert restarts(guide) == before
-    assert gcs_pid(guide, head(guide)) != old
+    assert guide.gcs_pid(guide.head()) != old
     status = json.loads(guide.out("status", "--json"))[0]
     assert {node["phase"] for node in status["nodes"]} == {"running"}
-    described = guide.out("describe", "pod", head(guide))
+    described = guide.out("describe", "pod", guide.head())
     assert "gcs_server (pid" in described
     assert "killed by SIGKILL" in described
     assert "GcsRecovered" in described
 
 
 def test_a_deleted_head_pod_is_replaced_while_it_ends_and_the_worker_stays(guide: CommandLine) -> None:
-    old, value = head(guide), increment(guide)
+    old, value = guide.head(), increment(guide)
     kept = worker(guide)
     guide("delete", "pod", old)
     eventually(lambda: (heads := guide.pods("ray.io/node-type=head")) and heads[0] != old, timeout=30)
@@ -129,7 +112,7 @@ def test_a_deleted_head_pod_is_replaced_while_it_ends_and_the_worker_stays(guide
 
 def test_a_killed_worker_raylet_restarts_the_node_and_not_the_pod(guide: CommandLine) -> None:
     pod = worker(guide)
-    below = descendants(int(get(guide, "pod", pod)["status"]["rayward"]["pid"]), all_stats())
+    below = descendants(int(guide.get("pod", pod)["status"]["rayward"]["pid"]), all_stats())
     raylet = next(pid for pid in below if (role := classify(read_argv(pid))) and role.value == "raylet")
     os.kill(raylet, signal.SIGKILL)
     eventually(lambda: "raylet is gone (killed by SIGKILL)" in guide.out("describe", "pod", pod), timeout=20)
