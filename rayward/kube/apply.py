@@ -58,12 +58,16 @@ class Applier:
             await self.write_finalizers(cluster, plan.finalizers)
         told = {id(event.step): event.reason for event in plan.events if event.step is not None}
         failures: dict[int, Failure] = {}
+        accounts = [body for body in plan.create if body["kind"] == "ServiceAccount"]
+        others = [body for body in plan.create if body["kind"] != "ServiceAccount"]
 
         # One after the other by kind of step, all of a kind at once. Failures stay in the planner's order,
         # not in that of the answers: the first is told, the same one each time.
         for steps, work in (
             (plan.delete, (self._delete(cluster, it, told.get(id(it), "DeletedPod")) for it in plan.delete)),
-            (plan.create, (self._create(cluster, body) for body in plan.create)),
+            # A Pod whose account is not there yet is refused.
+            (accounts, (self._create(cluster, body) for body in accounts)),
+            (others, (self._create(cluster, body) for body in others)),
             (plan.update, (self._update(cluster, body) for body in plan.update)),
         ):
             for step, failure in zip(steps, await asyncio.gather(*work), strict=True):

@@ -189,6 +189,7 @@ def test_the_autoscaler_has_its_rights(stage: Stage) -> None:
     assert may("patch", "rayclusters.ray.io")
     assert may("list", "pods")
     assert not may("delete", "pods")
+    assert stage.events("FailedToCreateHeadPod") == [], "its account was there first"
 
 
 def test_workers_are_the_autoscalers_to_remove(stage: Stage) -> None:
