@@ -117,10 +117,11 @@ class CommandLine:
         found: dict[str, Any] = json.loads(self.out("get", kind, name, "-o", "json"))
         return found
 
-    def gcs_pid(self, pod: str) -> int:
-        """gcs_server of a Pod as the host sees it."""
+    def pid_of(self, pod: str, role: str) -> int:
+        """The Pod's one process of that role (``gcs_server``, ``raylet``) as the host sees it."""
         below = descendants(int(self.get("pod", pod)["status"]["rayward"]["pid"]), all_stats())
-        return next(pid for pid in below if (role := classify(read_argv(pid))) and role.value == "gcs_server")
+        (found,) = [pid for pid in below if (seen := classify(read_argv(pid))) and seen.value == role]
+        return found
 
 
 def eventually(

@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 from command_line import EXAMPLES, CommandLine, eventually
 
-from rayward.agent.processes import all_stats, classify, descendants, read_argv
-
 pytestmark = [pytest.mark.ray, pytest.mark.namespaces]
 NAME = "tguide"
 MANIFEST = EXAMPLES / "ray-cluster.external-redis.yaml"
@@ -86,11 +84,11 @@ def test_redis_holds_the_guides_keys_and_store_reads_them(guide: CommandLine) ->
 
 def test_a_killed_gcs_is_back_in_place(guide: CommandLine) -> None:
     before, value = restarts(guide), increment(guide)
-    old = guide.gcs_pid(guide.head())
+    old = guide.pid_of(guide.head(), "gcs_server")
     os.kill(old, signal.SIGKILL)
     assert increment(guide) == value + 1
     assert restarts(guide) == before
-    assert guide.gcs_pid(guide.head()) != old
+    assert guide.pid_of(guide.head(), "gcs_server") != old
     status = json.loads(guide.out("status", "--json"))[0]
     assert {node["phase"] for node in status["nodes"]} == {"running"}
     described = guide.out("describe", "pod", guide.head())
@@ -112,9 +110,7 @@ def test_a_deleted_head_pod_is_replaced_while_it_ends_and_the_worker_stays(guide
 
 def test_a_killed_worker_raylet_restarts_the_node_and_not_the_pod(guide: CommandLine) -> None:
     pod = worker(guide)
-    below = descendants(int(guide.get("pod", pod)["status"]["rayward"]["pid"]), all_stats())
-    raylet = next(pid for pid in below if (role := classify(read_argv(pid))) and role.value == "raylet")
-    os.kill(raylet, signal.SIGKILL)
+    os.kill(guide.pid_of(pod, "raylet"), signal.SIGKILL)
     eventually(lambda: "raylet is gone (killed by SIGKILL)" in guide.out("describe", "pod", pod), timeout=20)
 
     def two_alive() -> bool:

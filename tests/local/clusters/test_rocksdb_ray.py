@@ -33,7 +33,7 @@ def test_the_workers_join_and_stay_when_the_gcs_and_then_the_head_pod_go(plain: 
     assert count(plain) == (1, 3)
     workers = set(plain.pods("ray.io/node-type=worker"))
     old = plain.head()
-    os.kill(plain.gcs_pid(old), signal.SIGKILL)
+    os.kill(plain.pid_of(old, "gcs_server"), signal.SIGKILL)
     assert count(plain)[0] == 2
     assert plain.head() == old
     plain("delete", "pod", old)
