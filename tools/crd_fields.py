@@ -159,23 +159,49 @@ RULES: dict[str, list[tuple[str, str]]] = {
 }
 
 
-def _column(name: str, kind: str, path: str, priority: int = 0) -> Schema:
+def column(name: str, kind: str, path: str, priority: int = 0) -> Schema:
+    """A column of `kubectl get`; one with a priority is shown with `--output=wide` only."""
     return {"name": name, "type": kind, "jsonPath": path, "priority": priority}
 
 
 COLUMNS = [
-    _column("desired workers", "integer", ".status.desiredWorkerReplicas"),
-    _column("available workers", "integer", ".status.availableWorkerReplicas"),
-    _column("cpus", "string", ".status.desiredCPU"),
-    _column("memory", "string", ".status.desiredMemory"),
-    _column("gpus", "string", ".status.desiredGPU"),
-    _column("tpus", "string", ".status.desiredTPU", 1),
-    _column("status", "string", ".status.state"),
-    _column("age", "date", ".metadata.creationTimestamp"),
-    _column("head pod name", "string", ".status.head.podName", 1),
-    _column("head pod IP", "string", ".status.head.podIP", 1),
-    _column("head service IP", "string", ".status.head.serviceIP", 1),
+    column("desired workers", "integer", ".status.desiredWorkerReplicas"),
+    column("available workers", "integer", ".status.availableWorkerReplicas"),
+    column("cpus", "string", ".status.desiredCPU"),
+    column("memory", "string", ".status.desiredMemory"),
+    column("gpus", "string", ".status.desiredGPU"),
+    column("tpus", "string", ".status.desiredTPU", 1),
+    column("status", "string", ".status.state"),
+    column("age", "date", ".metadata.creationTimestamp"),
+    column("head pod name", "string", ".status.head.podName", 1),
+    column("head pod IP", "string", ".status.head.podIP", 1),
+    column("head service IP", "string", ".status.head.serviceIP", 1),
 ]
+
+
+def conditions_schema() -> Schema:
+    """The conditions that every kind has in its status."""
+    text: Schema = {"type": "string"}
+    properties: Schema = {
+        "lastTransitionTime": {**text, "format": "date-time"},
+        "message": {**text, "maxLength": 32768},
+        "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
+        "reason": {
+            **text,
+            "maxLength": 1024,
+            "minLength": 1,
+            "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        },
+        "status": {**text, "enum": ["True", "False", "Unknown"]},
+        "type": {**text, "maxLength": 316},
+    }
+    required = ["lastTransitionTime", "message", "reason", "status", "type"]
+    return {
+        "type": "array",
+        "items": {"type": "object", "properties": properties, "required": required},
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    }
 
 
 def status_schema(quantity: Schema) -> Schema:
@@ -184,23 +210,6 @@ def status_schema(quantity: Schema) -> Schema:
     time: Schema = {"type": "string", "format": "date-time"}
     number: Schema = {"type": "integer", "format": "int32"}
     head = dict.fromkeys(("podIP", "podName", "serviceIP", "serviceName"), text)
-    condition: Schema = {
-        "type": "object",
-        "properties": {
-            "lastTransitionTime": time,
-            "message": {**text, "maxLength": 32768},
-            "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
-            "reason": {
-                **text,
-                "maxLength": 1024,
-                "minLength": 1,
-                "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
-            },
-            "status": {**text, "enum": ["True", "False", "Unknown"]},
-            "type": {**text, "maxLength": 316},
-        },
-        "required": ["lastTransitionTime", "message", "reason", "status", "type"],
-    }
     counts = ("ready", "available", "desired", "min", "max")
     properties: Schema = {
         "state": {**text, "description": "ready, suspended, or empty while neither is true."},
@@ -211,12 +220,7 @@ def status_schema(quantity: Schema) -> Schema:
             "additionalProperties": text,
             "description": "Ports of the head Service by name.",
         },
-        "conditions": {
-            "type": "array",
-            "items": condition,
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["type"],
-        },
+        "conditions": conditions_schema(),
         **{f"{name}WorkerReplicas": number for name in counts},
         **{f"desired{name}": quantity for name in ("CPU", "GPU", "Memory", "TPU")},
         "observedGeneration": {"type": "integer", "format": "int64"},

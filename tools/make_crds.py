@@ -1,18 +1,19 @@
-"""Writes deploy/crds/ray.io_rayclusters.yaml from the structs that read a RayCluster, so that they agree.
+"""Writes the definitions in deploy/crds from the structs that read the objects, so that they agree.
 
-    python tools/make_crds.py            writes the file
-    python tools/make_crds.py --check    says whether it is up to date, with exit code 1 when it is not
+    python tools/make_crds.py            writes the files
+    python tools/make_crds.py --check    says whether they are up to date, with exit code 1 when one is not
 
-Types, enums and required fields come from ``rayward.api.raycluster``; sentences, defaults and rules from
-``tools/crd_fields.py``. Pod templates and Services keep every field: the API server checks them when the
-objects themselves are made. Servers without CEL (before 1.25) ignore the rules, and the operator checks the
-same.
+Types, enums and required fields come from ``rayward.api``; sentences, defaults and rules from
+``tools/crd_fields.py`` and ``tools/crd_service_fields.py``. Pod templates and Services keep every field: the
+API server checks them when the objects themselves are made. Servers without CEL (before 1.25) ignore the
+rules, and the operator checks the same.
 """
 
 from __future__ import annotations
 
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -23,12 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import crd_fields as fields
+import crd_service_fields as service_fields
 
 from rayward.api.raycluster import RayClusterSpec
+from rayward.api.rayservice import RayServiceSpec
 
 Schema = dict[str, Any]
-TARGET = Path(__file__).resolve().parents[1] / "deploy" / "crds" / "ray.io_rayclusters.yaml"
-HEADER = "# Made by tools/make_crds.py from rayward/api/raycluster.py. Do not edit by hand.\n"
+FOLDER = Path(__file__).resolve().parents[1] / "deploy" / "crds"
+HEADER = "# Made by tools/make_crds.py from rayward/api/{}. Do not edit by hand.\n"
+DESCRIPTIONS = {**fields.DESCRIPTIONS, **service_fields.DESCRIPTIONS}
+EXTRAS = {**fields.EXTRAS, **service_fields.EXTRAS}
+RULES = {**fields.RULES, **service_fields.RULES}
 ANYTHING: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 QUANTITY: Schema = {
     "anyOf": [{"type": "integer"}, {"type": "string"}],
@@ -44,19 +50,22 @@ def struct_schema(struct: type[msgspec.Struct], description: str) -> Schema:
         key = f"{struct.__name__}.{field.encode_name}"
         schema = _type_schema(field.type, key)
         properties[field.encode_name] = {
-            "description": fields.DESCRIPTIONS[key],
+            "description": DESCRIPTIONS[key],
             **schema,
-            **fields.EXTRAS.get(key, {}),
+            **EXTRAS.get(key, {}),
         }
         if field.required:
             required.append(field.encode_name)
     schema = {"description": description, "type": "object", "properties": properties}
     if required:
         schema["required"] = required
-    rules = fields.RULES.get(struct.__name__)
-    if rules:
-        schema["x-kubernetes-validations"] = [{"rule": rule, "message": message} for rule, message in rules]
+    if struct.__name__ in RULES:
+        schema["x-kubernetes-validations"] = _rules(struct.__name__)
     return schema
+
+
+def _rules(name: str) -> list[Schema]:
+    return [{"rule": rule, "message": message} for rule, message in RULES[name]]
 
 
 def _type_schema(annotation: Any, key: str) -> Schema:
@@ -88,7 +97,10 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _raw_schema(key: str) -> Schema:
-    """A mapping of Kubernetes' own, checked no further than that a Pod has a container."""
+    """A cluster's spec, or a mapping of Kubernetes' own: that is checked no further than that a Pod has a
+    container."""
+    if key == "RayServiceSpec.rayClusterConfig":
+        return cluster_of_a_service()
     if not key.endswith(".template"):
         return dict(ANYTHING)
     containers = {"type": "array", "minItems": 1, "items": {**ANYTHING, "required": ["name"]}}
@@ -96,45 +108,115 @@ def _raw_schema(key: str) -> Schema:
     return {**ANYTHING, "properties": {"metadata": dict(ANYTHING), "spec": spec}, "required": ["spec"]}
 
 
-def resource_schema() -> Schema:
+def cluster_of_a_service() -> Schema:
+    """The spec of a RayCluster where another cluster may take its place: what is fixed once set in a
+    RayCluster is not so here."""
+    schema: Schema = without_transitions(struct_schema(RayClusterSpec, ""))
+    del schema["description"]
+    for path, sentence in service_fields.CLUSTER_DESCRIPTIONS.items():
+        part = schema
+        for name in path.split("."):
+            part = part["properties"][name]
+        part["description"] = sentence
+    return schema
+
+
+def without_transitions(schema: Any) -> Any:
+    """A copy without the rules that compare with the value before."""
+    if isinstance(schema, list):
+        return [without_transitions(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    copy = {name: without_transitions(part) for name, part in schema.items()}
+    rules = copy.pop("x-kubernetes-validations", [])
+    kept = [rule for rule in rules if "oldSelf" not in rule["rule"]]
+    return {**copy, "x-kubernetes-validations": kept} if kept else copy
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One kind: its names, the schemas of its spec and status, its columns, and where its fields are read."""
+
+    kind: str
+    short_name: str
+    description: str
+    spec: Schema
+    status: Schema
+    columns: list[Schema]
+    source: str
+
+    @property
+    def plural(self) -> str:
+        return f"{self.kind.lower()}s"
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return FOLDER / f"ray.io_{self.plural}.yaml"
+
+
+def resource_schema(kind: Definition) -> Schema:
     """The whole object."""
     return {
-        "description": fields.RAY_CLUSTER,
+        "description": kind.description,
         "type": "object",
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": struct_schema(RayClusterSpec, fields.SPEC),
-            "status": fields.status_schema(QUANTITY),
+            "spec": kind.spec,
+            "status": kind.status,
         },
         "required": ["spec"],
-        "x-kubernetes-validations": [
-            {"rule": rule, "message": message} for rule, message in fields.RULES["RayCluster"]
-        ],
+        "x-kubernetes-validations": _rules(kind.kind),
     }
 
 
-def definition() -> Schema:
+def definitions() -> list[Definition]:
+    """All kinds."""
+    status = fields.status_schema(QUANTITY)
+    return [
+        Definition(
+            kind="RayCluster",
+            short_name="ray",
+            description=fields.RAY_CLUSTER,
+            spec=struct_schema(RayClusterSpec, fields.SPEC),
+            status=status,
+            columns=fields.COLUMNS,
+            source="raycluster.py",
+        ),
+        Definition(
+            kind="RayService",
+            short_name="rsvc",
+            description=service_fields.RAY_SERVICE,
+            spec=struct_schema(RayServiceSpec, service_fields.SPEC),
+            status=service_fields.status_schema(fields.conditions_schema(), status),
+            columns=service_fields.COLUMNS,
+            source="rayservice.py",
+        ),
+    ]
+
+
+def definition(kind: Definition) -> Schema:
     """The CustomResourceDefinition."""
     names = {
-        "kind": "RayCluster",
-        "listKind": "RayClusterList",
-        "plural": "rayclusters",
-        "singular": "raycluster",
+        "kind": kind.kind,
+        "listKind": f"{kind.kind}List",
+        "plural": kind.plural,
+        "singular": kind.kind.lower(),
         "categories": ["all"],
-        "shortNames": ["ray"],
+        "shortNames": [kind.short_name],
     }
     common = {
-        "schema": {"openAPIV3Schema": resource_schema()},
+        "schema": {"openAPIV3Schema": resource_schema(kind)},
         "subresources": {"status": {}},
-        "additionalPrinterColumns": fields.COLUMNS,
+        "additionalPrinterColumns": kind.columns,
     }
     old = {"deprecated": True, "deprecationWarning": "ray.io/v1alpha1 is deprecated; write ray.io/v1"}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": "rayclusters.ray.io"},
+        "metadata": {"name": f"{kind.plural}.ray.io"},
         "spec": {
             "group": "ray.io",
             "names": names,
@@ -154,20 +236,34 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def text() -> str:
-    """The file as it should be."""
-    return HEADER + yaml.dump(definition(), Dumper=_Dumper, sort_keys=False, width=110)
+def texts() -> dict[Path, str]:
+    """The files as they should be."""
+    return {
+        kind.path: HEADER.format(kind.source)
+        + yaml.dump(definition(kind), Dumper=_Dumper, sort_keys=False, width=110)
+        for kind in definitions()
+    }
 
 
 def main() -> int:
     """Entry point."""
-    wanted = text()
+    wanted = texts()
     if sys.argv[1:] == ["--check"]:
-        same = TARGET.exists() and TARGET.read_text(encoding="utf-8") == wanted
-        print(f"{TARGET.name} is up to date" if same else f"{TARGET.name} is not: run tools/make_crds.py")
-        return 0 if same else 1
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(wanted, encoding="utf-8")
+        old = [
+            path.name
+            for path, text in wanted.items()
+            if not path.exists() or path.read_text(encoding="utf-8") != text
+        ]
+        for path in wanted:
+            print(
+                f"{path.name} is not up to date: run tools/make_crds.py"
+                if path.name in old
+                else f"{path.name} is up to date"
+            )
+        return 1 if old else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -20,7 +20,6 @@ Manifest = dict[str, Any]
 
 RAY_KINDS = {"RayCluster": ("ray.io/v1", "ray.io/v1alpha1"), "RayService": ("ray.io/v1", "ray.io/v1alpha1")}
 KNOWN_KINDS: dict[str, tuple[str, ...]] = {**RAY_KINDS, **CORE_KINDS}
-NOT_YET = {"RayService": "is recognised but cannot be run yet; put its rayClusterConfig into a RayCluster"}
 MAX_DEPTH = 100
 MAX_VALUES = 1_000_000
 
@@ -186,14 +185,12 @@ def _outer_problems(raw: object, fallback: str) -> Iterator[Problem]:
     if not isinstance(kind, str) or not kind:
         yield Problem("kind", "is missing", subject)
     elif kind not in KNOWN_KINDS:
-        known = ", ".join(sorted(KNOWN_KINDS.keys() - NOT_YET.keys()))
+        known = ", ".join(sorted(KNOWN_KINDS))
         close = difflib.get_close_matches(kind, KNOWN_KINDS, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         yield Problem(
             "kind", f"kind {kind} is not one that rayward runs on one machine: {known}{hint}", subject
         )
-    elif kind in NOT_YET:
-        yield Problem("kind", f"kind {kind} {NOT_YET[kind]}", subject)
     if not isinstance(api_version, str) or not api_version:
         yield Problem("apiVersion", "is missing", subject)
     elif isinstance(kind, str) and kind in KNOWN_KINDS and api_version not in KNOWN_KINDS[kind]:

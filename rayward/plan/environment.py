@@ -13,6 +13,7 @@ from rayward.api.fault_tolerance import Backend, Credential, FaultTolerance
 from rayward.api.raycluster import RayCluster
 from rayward.plan import names
 from rayward.plan.ray_start import gcs_port
+from rayward.plan.serve_node import service_owned
 from rayward.plan.settings import Settings
 
 Raw = dict[str, Any]
@@ -69,8 +70,10 @@ def head_environment(
     written: list[Raw] | None,
     start: str,
     agent: bool,
+    serve_port: int,
 ) -> list[Raw]:
-    """All variables of the head's Ray container; ``start`` is its plain ray start line."""
+    """All variables of the head's Ray container; ``start`` is its plain ray start line, ``serve_port``
+    where Serve's proxy of a RayService listens."""
     env = Environment(written)
     _autoscaler(env, cluster)
     _store(env, ft)
@@ -88,7 +91,7 @@ def head_environment(
     env.default("RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE", "1")
     _reconnect(env, settings)
     if agent:
-        _agent(env, cluster, ft, settings)
+        _agent(env, cluster, ft, settings, serve_port)
         if ft.backend is Backend.REDIS:
             env.default("RAYWARD_STATE_DIR", STATE_DIRECTORY)
         env.default("RAYWARD_STORE", ft.backend.value)
@@ -103,6 +106,7 @@ def worker_environment(
     written: list[Raw] | None,
     start: str,
     agent: bool,
+    serve_port: int,
 ) -> list[Raw]:
     """All variables of a worker's Ray container; ``start`` is its plain ray start line."""
     env = Environment(written)
@@ -125,7 +129,7 @@ def worker_environment(
     env.default("RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE", "1")
     _reconnect(env, settings)
     if agent:
-        _agent(env, cluster, ft, settings)
+        _agent(env, cluster, ft, settings, serve_port)
         if ft.enabled:
             env.default("RAYWARD_FORWARD", "on" if forwards else "off")
     return env.variables
@@ -177,7 +181,7 @@ def _identity(env: Environment, start: str) -> None:
 
 
 def _service_owned(env: Environment, cluster: RayCluster) -> None:
-    if cluster.metadata.labels.get(names.OWNER_KIND) == "RayService":
+    if service_owned(cluster):
         for name, value in _SERVICE_OWNED.items():
             env.default(name, value)
 
@@ -193,7 +197,9 @@ def _heads_have_agents(cluster: RayCluster, ft: FaultTolerance) -> bool:
     return ft.enabled and runs_agent(cluster, cluster.head.template)
 
 
-def _agent(env: Environment, cluster: RayCluster, ft: FaultTolerance, settings: Settings) -> None:
+def _agent(
+    env: Environment, cluster: RayCluster, ft: FaultTolerance, settings: Settings, serve_port: int
+) -> None:
     env.default("RAYWARD_CLUSTER", cluster.name)
     env.default_field("RAYWARD_POD", "metadata.name")
     if ft.enabled:
@@ -201,5 +207,7 @@ def _agent(env: Environment, cluster: RayCluster, ft: FaultTolerance, settings: 
     if _heads_have_agents(cluster, ft):
         heads = names.head_agents_address(cluster, settings.cluster_domain)
         env.default("RAYWARD_HEADS", f"{heads}:{settings.agent_port}")
+    if service_owned(cluster):
+        env.default("RAYWARD_SERVE_PORT", str(serve_port))
     # Not the user's to choose: probes and Services count on it.
     env.append("RAYWARD_AGENT_PORT", str(settings.agent_port))

@@ -24,7 +24,7 @@ def plan_invalid(raw: Raw, observed: Observed, problems: Sequence[Problem], now:
     # The names that KubeRay gives these events.
     named = all(found.path.startswith(("metadata.name", "metadata.uid")) for found in problems)
     reason = "InvalidRayClusterMetadata" if named else "InvalidRayClusterSpec"
-    why = _in_short(problems)
+    why = in_short(problems)
     text = f"{reason}: {why}"
     status = {**old, "reason": text, "observedGeneration": raw["metadata"].get("generation", 0)}
     heads = [pod for pod in observed.pods if names.node_type(pod) == names.HEAD]
@@ -37,7 +37,7 @@ def plan_invalid(raw: Raw, observed: Observed, problems: Sequence[Problem], now:
     return Plan(status=status, events=() if said else (Event("Warning", reason, why),))
 
 
-def _in_short(problems: Sequence[Problem]) -> str:
+def in_short(problems: Sequence[Problem]) -> str:
     """As many problems as an event has room for, and how many more there are."""
     text = ""
     for number, problem in enumerate(problems):

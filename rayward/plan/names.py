@@ -37,6 +37,9 @@ OWNER_KIND = "ray.io/originated-from-crd"
 OWNER_NAME = "ray.io/originated-from-cr-name"
 HEADLESS_WORKERS = "ray.io/headless-worker-svc"
 SERVE_SERVICE = "ray.io/enable-serve-service"
+SERVICE_FINALIZER = "ray.io/rayservice-finalizer"
+SERVE_CONFIG_HASH = "rayward.dev/serve-config-hash"
+UNREFERENCED_SINCE = "rayward.dev/unreferenced-since"
 INGRESS_CLASS = "kubernetes.io/ingress.class"
 TOKEN_KEY = "auth_token"
 
@@ -131,6 +134,24 @@ def headless_service_name(cluster: str) -> str:
 def serve_service_name(cluster: str) -> str:
     """The Service to Ray Serve's proxies on all nodes."""
     return f"{cluster}-serve-svc"
+
+
+def service_cluster_name(service: str, suffix: str) -> str:
+    """A cluster of a RayService: its name and five letters that tell it from the one before."""
+    return f"{service}-{suffix}"
+
+
+def service_head_service_name(service: str) -> str:
+    """The Service to the head of whichever cluster of a RayService is active."""
+    return f"{service}-head-svc"
+
+
+def service_index_key(raw: dict[str, Any]) -> tuple[str, str] | None:
+    """Namespace and name of the RayService that an object is labelled with; None without one."""
+    labels = raw["metadata"].get("labels") or {}
+    if labels.get(OWNER_KIND) != "RayService" or not labels.get(OWNER_NAME):
+        return None
+    return str(raw["metadata"].get("namespace") or "default"), str(labels[OWNER_NAME])
 
 
 def gcs_claim_name(cluster: str) -> str:

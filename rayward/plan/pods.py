@@ -21,6 +21,7 @@ from rayward.api.fault_tolerance import (
 )
 from rayward.api.raycluster import RayCluster, WorkerGroupSpec
 from rayward.plan import autoscaler, environment, names, probes, ray_start
+from rayward.plan.serve_node import let_leave, serve_port, service_owned
 from rayward.plan.settings import Settings
 from rayward.plan.spec_hash import recreate_hash
 
@@ -29,7 +30,6 @@ AGENT_VOLUME = "rayward-agent"
 AGENT_DIRECTORY = "/opt/rayward"
 GCS_VOLUME = "gcs-storage"
 STATE_VOLUME = "rayward-state"
-SERVE_PORT = 8000
 WAIT_CONTAINER = "wait-gcs-ready"
 TOKEN_VOLUME, TOKEN_DIRECTORY = "ray-token", "/var/run/secrets/ray.io/serviceaccount"
 
@@ -42,8 +42,9 @@ def head_pod(cluster: RayCluster, settings: Settings, *, index: int = 0) -> Raw:
     start = ray_start.ray_start_line(params, head=True)
     pod, container, agent = _skeleton(cluster, cluster.head.template, settings, start, "head")
     container["env"] = environment.head_environment(
-        cluster, ft, settings, written=container.get("env"), start=start, agent=agent
-    )
+        cluster, ft, settings, written=container.get("env"), start=start, agent=agent,
+        serve_port=serve_port(cluster, container),
+    )  # fmt: skip
     _metadata(cluster, pod, names.HEAD, names.HEAD_GROUP, cluster.head.labels)
     pod["metadata"]["generateName"] = names.head_generate_name(cluster.name)
     pod["metadata"]["annotations"].update(_head_annotations(cluster, ft))
@@ -83,8 +84,9 @@ def worker_pod(
     pod, container, agent = _skeleton(cluster, group.template, settings, start, "worker")
     written, mounts = copy.deepcopy(container.get("env")), copy.deepcopy(container.get("volumeMounts"))
     container["env"] = environment.worker_environment(
-        cluster, ft, settings, written=container.get("env"), start=start, agent=agent
-    )
+        cluster, ft, settings, written=container.get("env"), start=start, agent=agent,
+        serve_port=serve_port(cluster, container),
+    )  # fmt: skip
     _metadata(cluster, pod, names.WORKER, group.group_name, group.labels)
     pod["metadata"]["generateName"] = names.worker_generate_name(cluster.name, group.group_name)
     pod["metadata"]["labels"].update(names.replica_labels(group, replica_index, host_index))
@@ -92,7 +94,9 @@ def worker_pod(
     _metrics_port(container, params)
     if settings.inject_probes:
         found = (
-            probes.agent_probes(settings) if agent else _plain_probes(cluster, params, container, head=False)
+            probes.agent_probes(settings, serves=service_owned(cluster))
+            if agent
+            else _plain_probes(cluster, params, container, head=False)
         )
         _add_missing(container, found)
     if settings.inject_init_container and not agent:
@@ -121,6 +125,7 @@ def _skeleton(
         ]
     if agent:
         add_agent_volume(spec, container, settings)
+    let_leave(cluster, spec, container, settings, agent=agent)
     options = cluster.spec.autoscaler_options
     if cluster.spec.enable_in_tree_autoscaling and options is not None and options.version == "v2":
         spec["restartPolicy"] = "Never"
@@ -162,7 +167,7 @@ def _metadata(
         "annotations": dict(written.get("annotations") or {}),
         "ownerReferences": [names.owner_reference(cluster)],
     }
-    if cluster.metadata.labels.get(names.OWNER_KIND) == "RayService":
+    if service_owned(cluster):
         pod["metadata"]["labels"][names.SERVE] = "true" if node_type == names.WORKER else "false"
 
 
@@ -224,10 +229,7 @@ def _metrics_port(container: Raw, params: dict[str, str]) -> None:
 def _plain_probes(
     cluster: RayCluster, params: dict[str, str], container: Raw, *, head: bool
 ) -> dict[str, Raw]:
-    serve = None
-    if not head and cluster.metadata.labels.get(names.OWNER_KIND) == "RayService":
-        ports = {port.get("name"): port["containerPort"] for port in container.get("ports") or ()}
-        serve = ports.get("serve", SERVE_PORT)
+    serve = serve_port(cluster, container) if service_owned(cluster) and not head else None
     return probes.plain_probes(cluster.spec.ray_version, params, head=head, serve_port=serve)
 
 

@@ -15,12 +15,13 @@ Raw = dict[str, Any]
 _UNIFIED_HEALTH_SINCE = (2, 53)
 
 
-def agent_probes(settings: Settings) -> dict[str, Raw]:
-    """Both probes against the agent's HTTP port."""
-    port = settings.agent_port
+def agent_probes(settings: Settings, *, serves: bool = False) -> dict[str, Raw]:
+    """Both probes against the agent's HTTP port. ``serves``: a worker of a RayService, which is ready only
+    while its Serve proxy answers. Of a proxy's slow answers the agent keeps count, so the probe need not."""
+    port, ready = settings.agent_port, "/servez" if serves else "/readyz"
     return {
         "livenessProbe": {"httpGet": {"path": "/livez", "port": port}, **_timing(5, 2, 5, 12)},
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": port}, **_timing(0, 2, 1, 2)},
+        "readinessProbe": {"httpGet": {"path": ready, "port": port}, **_timing(0, 2, 1, 2)},
     }
 
 

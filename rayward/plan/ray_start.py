@@ -75,8 +75,13 @@ def shell_line(start: str, settings: Settings, *, before: str = "", agent: str |
     the shell expands it as it would have for Ray itself.
     """
     limit = f"ulimit -n {settings.ulimit_open_files}"
-    ray = f"exec {settings.agent_image_python} /opt/rayward/agent.zip {agent} -- {start}" if agent else start
+    ray = f"exec {' '.join(agent_command(settings))} {agent} -- {start}" if agent else start
     return f"{before} && {limit}; {ray}" if before else f"{limit}; {ray}"
+
+
+def agent_command(settings: Settings) -> list[str]:
+    """How the agent's zip is run inside a Ray container."""
+    return [settings.agent_image_python, "/opt/rayward/agent.zip"]
 
 
 def _common(group: HeadGroupSpec | WorkerGroupSpec, template: Raw) -> dict[str, str]:

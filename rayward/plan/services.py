@@ -21,7 +21,7 @@ DEFAULT_PORTS = {"client": 10001, "gcs-server": 6379, "dashboard": 8265, "metric
 def head_service(cluster: RayCluster, settings: Settings) -> Raw:
     """Headless unless a type other than ClusterIP is asked for, so that its name leads to the head
     itself; a custom ``headService`` keeps its type and its own ports and gets selector and defaults."""
-    selector = _selector(cluster)
+    selector = head_selector(cluster)
     ports = _ports(cluster)
     if cluster.head.head_service is not None:
         return _custom(cluster, copy.deepcopy(cluster.head.head_service), selector, ports)
@@ -39,7 +39,7 @@ def head_agents_service(cluster: RayCluster, settings: Settings) -> Raw | None:
     leads. None for a cluster whose GCS has no store, or without agents to ask."""
     if not fault_tolerance(cluster).enabled or not runs_agent(cluster, cluster.head.template):
         return None
-    selector, port = _selector(cluster), settings.agent_port
+    selector, port = head_selector(cluster), settings.agent_port
     spec: Raw = {
         "type": "ClusterIP",
         "clusterIP": "None",
@@ -126,7 +126,8 @@ def _custom(cluster: RayCluster, written: Raw, selector: dict[str, str], ports: 
     return _service(cluster, names.head_service_name(cluster), metadata, spec)
 
 
-def _selector(cluster: RayCluster) -> dict[str, str]:
+def head_selector(cluster: RayCluster) -> dict[str, str]:
+    """The labels by which every Service finds the heads of a cluster."""
     template = (cluster.head.template.get("metadata") or {}).get("labels") or {}
     labels = names.ray_labels(cluster, names.HEAD, names.HEAD_GROUP, {**template, **cluster.head.labels})
     kept = (names.CLUSTER, names.NODE_TYPE, names.IDENTIFIER, names.APP_NAME, names.CREATED_BY)

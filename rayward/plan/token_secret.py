@@ -20,6 +20,14 @@ def needs_token(cluster: RayCluster) -> bool:
     return options is not None and options.mode == "token" and not options.enable_k8s_token_auth
 
 
+def token_secret_of(cluster_raw: Raw) -> str:
+    """The name of the Secret that holds the token of a RayCluster as it is stored; empty when it has none."""
+    options = (cluster_raw.get("spec") or {}).get("authOptions") or {}
+    if options.get("mode") != "token" or options.get("enableK8sTokenAuth"):
+        return ""
+    return str(options.get("secretName") or names.side_object_name(cluster_raw["metadata"]["name"]))
+
+
 def token_secret(cluster: RayCluster, token: str) -> Raw | None:
     """The Secret to make, None when no token is asked for or the user names a Secret that holds one."""
     options = cluster.spec.auth_options

@@ -19,7 +19,7 @@ REVISION = "controller-revision-hash"
 POD_NAME = "statefulset.kubernetes.io/pod-name"
 POD_INDEX = "apps.kubernetes.io/pod-index"
 
-__all__ = ["endpoints", "reconcile_workload"]
+__all__ = ["backends", "endpoints", "reconcile_workload"]
 
 
 def reconcile_workload(raw: Raw, pods: tuple[Raw, ...], now: float) -> Plan:
@@ -43,13 +43,13 @@ def reconcile_workload(raw: Raw, pods: tuple[Raw, ...], now: float) -> Plan:
     raise ValueError(f"{raw['kind']} has no Pods of its own")
 
 
-def endpoints(service_raw: Raw, pods: tuple[Raw, ...]) -> tuple[str, ...]:
-    """Addresses behind a Service: its selector's Pods that are ready, or merely have an address when
-    ``publishNotReadyAddresses`` is set. Sorted; a Service without selector has none."""
+def backends(service_raw: Raw, pods: tuple[Raw, ...]) -> tuple[Raw, ...]:
+    """The Pods behind a Service: its selector's that are ready, or merely have an address when
+    ``publishNotReadyAddresses`` is set. A Service without selector has none."""
     spec = service_raw.get("spec") or {}
     selector = spec.get("selector") or {}
     namespace = service_raw["metadata"].get("namespace", "default")
-    found = set()
+    found = []
     for pod in pods:
         labels = pod["metadata"].get("labels") or {}
         matches = selector and all(labels.get(key) == value for key, value in selector.items())
@@ -58,8 +58,13 @@ def endpoints(service_raw: Raw, pods: tuple[Raw, ...]) -> tuple[str, ...]:
             continue
         over = phase(pod) in ("Failed", "Succeeded")
         if is_ready(pod) or (spec.get("publishNotReadyAddresses") and not over):
-            found.add(str(address))
-    return tuple(sorted(found))
+            found.append(pod)
+    return tuple(found)
+
+
+def endpoints(service_raw: Raw, pods: tuple[Raw, ...]) -> tuple[str, ...]:
+    """The addresses of the Pods behind a Service (`backends`), sorted."""
+    return tuple(sorted({str(pod["status"]["podIP"]) for pod in backends(service_raw, pods)}))
 
 
 def _replicas(raw: Raw) -> int:

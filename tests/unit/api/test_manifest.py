@@ -45,7 +45,6 @@ def test_malformed_yaml_names_file_line_column_and_shows_the_line() -> None:
             "kind Foo is not one that rayward runs on one machine",
         ),
         ("apiVersion: v1\nkind: RayClusters\nmetadata: {name: a}\n", "did you mean RayCluster?"),
-        ("apiVersion: ray.io/v1\nkind: RayService\nmetadata: {name: a}\n", "cannot be run yet"),
         ("apiVersion: v2\nkind: Pod\nmetadata: {name: a}\n", 'apiVersion: must be v1 for Pod, got "v2"'),
         (POD % "a" + "---\n" + POD % "a", "Pod/a: metadata.name: is in this file twice"),
         ("kind: Pod\nkind: Job\n", 'line 2, column 1: the key "kind" is given twice'),
