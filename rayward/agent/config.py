@@ -52,7 +52,8 @@ class ForwardSettings:
 @dataclass(frozen=True)
 class AgentConfig:
     """One node's settings. ``store`` is "redis", "rocksdb" or "memory"; ``ray_start`` is the command to run
-    (without ``--block``, for the agent itself stays)."""
+    (without ``--block``, for the agent itself stays). ``serve_port`` is where Ray Serve's proxy on this node
+    listens, None where nobody asks for it."""
 
     kind: Kind
     ray_start: tuple[str, ...]
@@ -65,6 +66,7 @@ class AgentConfig:
     pod: str = ""
     head: HeadSettings | None = None
     forward: ForwardSettings | None = None
+    serve_port: int | None = None
 
     @property
     def durable(self) -> bool:
@@ -162,6 +164,7 @@ def build(kind: Kind, ray_start: Sequence[str], environ: Mapping[str, str]) -> A
         pod=environ.get("RAYWARD_POD", ""),
         head=_head_settings(environ, heads) if store == "redis" else None,
         forward=ForwardSettings(heads, port, told) if forwards else None,
+        serve_port=_port(environ.get("RAYWARD_SERVE_PORT", ""), "RAYWARD_SERVE_PORT", 0) or None,
     )
 
 

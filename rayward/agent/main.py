@@ -1,4 +1,4 @@
-"""The agent's command line: ``head``, ``worker``, and what the zip does besides (``store-probe``,
+"""The agent's command line: ``head``, ``worker``, and what the zip does besides (``leave``, ``store-probe``,
 ``store-cleanup``).
 
 argparse, because the zip may use the standard library only.
@@ -35,6 +35,9 @@ def _parser() -> argparse.ArgumentParser:
         node.add_argument("ray_start", nargs=argparse.REMAINDER, metavar="-- ray start ...")
     commands.add_parser("gateway", help="the store gateway of a head; started by its agent")
     commands.add_parser("fence", help="the fence timer of a head; started by its agent")
+    leave = commands.add_parser("leave", help="wait until nobody sends requests any more (a Pod's preStop)")
+    leave.add_argument("--least", type=float, default=2.0, metavar="SECONDS", help="at least this long")
+    leave.add_argument("--most", type=float, default=10.0, metavar="SECONDS", help="at the most this long")
     commands.add_parser("store-probe", help="check the store that the environment names; prints JSON")
     cleanup = commands.add_parser("store-cleanup", help="remove a namespace's keys (the cleanup Job)")
     cleanup.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -101,6 +104,10 @@ def _run(arguments: argparse.Namespace, timing: Timing | None) -> int:
         from rayward.store.cleanup import main_from_environment  # noqa: PLC0415
 
         return main_from_environment(os.environ, arguments.arguments)
+    if arguments.command == "leave":
+        from rayward.agent.serve_leave import Patience, leave_main  # noqa: PLC0415
+
+        return leave_main(os.environ, Patience(least=arguments.least, most=arguments.most))
     from rayward.agent.decide import Kind  # noqa: PLC0415
     from rayward.agent.run import run_node  # noqa: PLC0415
     from rayward.agent.timing import Timing  # noqa: PLC0415

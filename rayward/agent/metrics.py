@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 Sample = tuple[str, float]
 
 
-def _metric(name: str, kind: str, what: str, samples: Iterable[Sample]) -> list[str]:
+def metric(name: str, kind: str, what: str, samples: Iterable[Sample]) -> list[str]:
     """One metric with its help and type; ``samples`` are pairs of a label text (or none) and a value."""
     lines = [f"# HELP {name} {what}", f"# TYPE {name} {kind}"]
     for labels, value in samples:
@@ -23,34 +23,34 @@ def _metric(name: str, kind: str, what: str, samples: Iterable[Sample]) -> list[
 def metrics_text(supervisor: Supervisor, ready: bool) -> str:
     """All metrics of this node now."""
     seen = supervisor.snapshot
-    lines = _metric("rayward_ready", "gauge", "Whether this node takes work.", [("", ready)])
+    lines = metric("rayward_ready", "gauge", "Whether this node takes work.", [("", ready)])
     if seen.gcs_serving is not None:
-        lines += _metric(
+        lines += metric(
             "rayward_gcs_serving",
             "gauge",
             "Whether the GCS serves, as far as this node can see.",
             [("", seen.gcs_serving)],
         )
     processes = sorted(seen.processes.items())
-    lines += _metric(
+    lines += metric(
         "rayward_process_starts_total",
         "counter",
         "Starts of each of Ray's processes, the first one included.",
         [(f'process="{name}"', process["starts"]) for name, process in processes],
     )
-    lines += _metric(
+    lines += metric(
         "rayward_process_up",
         "gauge",
         "Whether each of Ray's processes runs.",
         [(f'process="{name}"', process["pid"] is not None) for name, process in processes],
     )
-    lines += _metric(
+    lines += metric(
         "rayward_events_total",
         "counter",
         "Events by reason.",
         [(f'reason="{reason}"', count) for reason, count in sorted(supervisor.events.counts().items())],
     )
-    lines += _metric(
+    lines += metric(
         "rayward_gcs_recovery_seconds_last",
         "gauge",
         "Seconds from the GCS's last death until it served.",
@@ -64,20 +64,20 @@ def _lead_lines(supervisor: Supervisor) -> list[str]:
     if lead is None:
         return []
     standing = lead.standing
-    lines = _metric("rayward_leader", "gauge", "Whether this head leads.", [("", standing.leads)])
-    lines += _metric(
+    lines = metric("rayward_leader", "gauge", "Whether this head leads.", [("", standing.leads)])
+    lines += metric(
         "rayward_epoch", "gauge", "The newest epoch that this head knows.", [("", standing.known_epoch)]
     )
-    lines += _metric(
+    lines += metric(
         "rayward_lease_left_seconds",
         "gauge",
         "Seconds until the fence would end this head's GCS; 0 on a standby.",
         [("", standing.lease_left)],
     )
-    lines += _metric(
+    lines += metric(
         "rayward_paused", "gauge", "Whether failover by itself is switched off.", [("", standing.paused)]
     )
-    lines += _metric(
+    lines += metric(
         "rayward_store_good",
         "gauge",
         "Whether the newest look at the store found it usable.",
@@ -98,9 +98,9 @@ def _forwarder_lines(supervisor: Supervisor) -> list[str]:
         ("bytes_to_gcs_total", "counter", "Bytes passed on to the GCS.", status.bytes_to_gcs),
         ("bytes_from_gcs_total", "counter", "Bytes passed back from the GCS.", status.bytes_from_gcs),
     ):
-        lines += _metric(f"rayward_forwarder_{name}", kind, what, [("", value)])
+        lines += metric(f"rayward_forwarder_{name}", kind, what, [("", value)])
     refused = [(f'reason="{reason}"', count) for reason, count in sorted(status.refused.items())]
-    return lines + _metric(
+    return lines + metric(
         "rayward_forwarder_refused_total",
         "counter",
         "Connections and attempts that came to nothing.",

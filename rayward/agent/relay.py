@@ -119,6 +119,11 @@ class Relay:
         """Both sides have said all that they had to say, and it was passed on."""
         return self._up.done and self._down.done
 
+    @property
+    def both_speak(self) -> bool:
+        """Neither side has said that it is done."""
+        return not (self._up.ended or self._down.ended)
+
     def pump(self, sock: socket.socket, events: int) -> tuple[int, int]:
         """Do what ``events`` of ``sock`` allow; gives the bytes read from the client and from the server.
 

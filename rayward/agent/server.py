@@ -1,4 +1,4 @@
-"""The agent's HTTP port: /livez /readyz /leader /status /metrics, and on a head /members, /history and POSTs.
+"""The agent's HTTP port: /livez /readyz /servez /leader /status /metrics; a head: /members, /history, POSTs.
 
 Read-only views of the loop's last snapshot, served from threads of their own. ``/leader`` answers 200 on the
 node whose GCS serves and 503 elsewhere, so that HAProxy or a Kubernetes Service can route by it, as with
@@ -22,6 +22,8 @@ from rayward.agent import processes
 from rayward.agent.decide import Kind, Phase
 from rayward.agent.metrics import metrics_text
 from rayward.agent.processes import Role
+from rayward.agent.serve_views import serve_metrics, serve_status, servez
+from rayward.agent.serve_watch import ServeWatch
 from rayward.agent.server_head import HeadViews
 from rayward.agent.standing import Rank, Standing
 from rayward.agent.supervisor import Supervisor
@@ -50,6 +52,9 @@ class Views:
             "/status": self.status,
             "/metrics": self.metrics,
         }
+        serve = self._supervisor.serve
+        if serve is not None:
+            self._paths["/servez"] = lambda: self._servez(serve)
         head = self._head
         if head is not None:
             self._paths["/members"] = lambda: _as_json(*head.members())
@@ -88,10 +93,13 @@ class Views:
         )
 
     def _ready(self) -> bool:
+        serving = bool(self._supervisor.snapshot.gcs_serving)
+        return self._raylet_runs() and (serving or self._supervisor.config.kind is Kind.WORKER)
+
+    def _raylet_runs(self) -> bool:
         seen = self._supervisor.snapshot
         raylet = seen.processes.get(Role.RAYLET.value, {}).get("pid")
-        ready = seen.phase is Phase.RUNNING and raylet is not None
-        return ready and (bool(seen.gcs_serving) or self._supervisor.config.kind is Kind.WORKER)
+        return seen.phase is Phase.RUNNING and raylet is not None
 
     def readyz(self) -> Answer:
         """200 when the node takes work: its raylet runs and, on a head, its GCS serves."""
@@ -99,6 +107,9 @@ class Views:
         seen = self._supervisor.snapshot
         body = {"ready": ready, "phase": seen.phase.value, "reason": seen.reason}
         return (200 if ready else 503), _JSON, json.dumps(body) + "\n"
+
+    def _servez(self, serve: ServeWatch) -> Answer:
+        return _as_json(*servez(self._supervisor.snapshot, self._raylet_runs(), serve))
 
     def leader(self) -> Answer:
         """200 on the head whose GCS serves, with its address; 503 on every other node."""
@@ -155,6 +166,8 @@ class Views:
             body["gateway"] = lead.gateway_status()
         if forwarder is not None:
             body["forwarder"] = asdict(forwarder.status())
+        if self._supervisor.serve is not None:
+            body["serve"] = serve_status(self._supervisor.serve)
         return 200, _JSON, json.dumps(body, default=str) + "\n"
 
     def _state(self, standing: Standing) -> str:
@@ -178,7 +191,10 @@ class Views:
 
     def metrics(self) -> Answer:
         """Prometheus text format 0.0.4."""
-        return 200, _TEXT, metrics_text(self._supervisor, self._ready())
+        text = metrics_text(self._supervisor, self._ready())
+        if self._supervisor.serve is not None:
+            text += serve_metrics(self._supervisor.serve)
+        return 200, _TEXT, text
 
 
 def _as_json(code: int, body: dict[str, Any]) -> Answer:

@@ -38,6 +38,7 @@ from rayward.agent.news import News
 from rayward.agent.node import Ended, NodeProcesses
 from rayward.agent.old_heads import bury
 from rayward.agent.processes import Role
+from rayward.agent.serve_watch import ServeWatch
 from rayward.agent.snapshot import Snapshot, take, tell_death, write_termination_message
 from rayward.agent.store_check import StoreCheck
 from rayward.agent.timing import Timing
@@ -56,6 +57,7 @@ class Supervisor:
         self.events = events
         self.lead: HeadLead | None = None
         self.forwarder: Forwarder | None = None
+        self.serve: ServeWatch | None = None
         self.news = News()
         self._timing = timing
         self._node = NodeProcesses(config.ray_start, timing.stable_after)
@@ -98,6 +100,10 @@ class Supervisor:
     def give_forwarder(self, forwarder: Forwarder) -> None:
         """Reach the GCS through ``forwarder``, which listens already. Before ``run``."""
         self.forwarder = forwarder
+
+    def give_serve(self, serve: ServeWatch) -> None:
+        """Show others what ``serve`` knows of this node's Serve proxy. Before the agent's port is open."""
+        self.serve = serve
 
     def raylet(self) -> tuple[Sequence[str], float] | None:
         """The raylet's command line and for how long it runs; None while it does not. From any thread."""

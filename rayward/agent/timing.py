@@ -24,6 +24,9 @@ class Timing:
     ``hold_least``, ``hold_limit``: for how long after a death of the GCS the dashboard is held (stopped), at
     the least and, while no GCS serves, at the most.
     ``stop_grace``: how long Ray's processes get to end by themselves after SIGTERM.
+    ``serve_interval``, ``serve_timeout``: pace of the questions to Ray Serve's proxy, and how long one may
+    take. ``serve_second_look``: pause after an answer that raises a doubt. ``serve_routes_interval``: how
+    often its routes are asked for. ``serve_keep_interval``: how often its middleware is looked after.
     """
 
     tick: float = 0.25
@@ -45,6 +48,11 @@ class Timing:
     hold_least: float = 1.3
     hold_limit: float = 4.0
     stop_grace: float = 5.0
+    serve_interval: float = 1.0
+    serve_timeout: float = 2.0
+    serve_second_look: float = 0.1
+    serve_routes_interval: float = 5.0
+    serve_keep_interval: float = 60.0
     loop_stall_limit: float = 10.0
 
     def restart_delay(self, quick_deaths: int) -> float | None:

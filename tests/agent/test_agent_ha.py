@@ -28,8 +28,6 @@ from redis_server import Server, running
 
 from rayward.agent.processes import all_stats, read_argv, read_stat
 
-pytestmark = pytest.mark.timeout(240)
-
 
 class Pair:
     """Two heads; ``start`` brings one (back) on the ports that are its own."""

@@ -54,7 +54,7 @@ class PlayedNode(Guard):
 
     def __init__(self, config: AgentConfig, journal: Path) -> None:
         self.config, self.events, self.news = config, EventLog(f"rayward[{config.name}]"), News()
-        self.forwarder = None
+        self.forwarder = self.serve = None
         self.lead: HeadLead | None = None
         self._journal = journal
         self._deadline: float | None = None

@@ -56,6 +56,13 @@ def test_worker_takes_the_address_from_the_environment() -> None:
     assert build(Kind.WORKER, ["ray", "start"], {"RAY_ADDRESS": "h:1"}).gcs_host == "h"
 
 
+@pytest.mark.parametrize(("kind", "command"), [(Kind.HEAD, HEAD), (Kind.WORKER, WORKER)])
+def test_where_serve_listens(kind: Kind, command: list[str]) -> None:
+    assert build(kind, command, {"RAYWARD_SERVE_PORT": "8000"}).serve_port == 8000
+    assert build(kind, command, {"RAYWARD_SERVE_PORT": ""}).serve_port is None
+    assert build(kind, command, {}).serve_port is None
+
+
 def test_extra_arguments_win_and_cannot_bring_block_back() -> None:
     environ = {"RAYWARD_RAY_START_ARGS": '["--port=2", "--block"]'}
     config = build(Kind.HEAD, [*HEAD, "--port=1"], environ)
@@ -86,6 +93,8 @@ def test_extra_arguments_win_and_cannot_bring_block_back() -> None:
          "RAYWARD_AGENT_PORT: must be a port from 1 to 65535, got '65536'"),
         (Kind.HEAD, HEAD, {"RAYWARD_AGENT_PORT": "\u00b2"},
          "RAYWARD_AGENT_PORT: must be a port from 1 to 65535, got '\u00b2'"),
+        (Kind.HEAD, HEAD, {"RAYWARD_SERVE_PORT": "0"},
+         "RAYWARD_SERVE_PORT: must be a port from 1 to 65535, got '0'"),
         (Kind.HEAD, HEAD, {"RAYWARD_RAY_START_ARGS": "--port"},
          "RAYWARD_RAY_START_ARGS: must be a JSON list of strings"),
         (Kind.HEAD, HEAD, {"RAYWARD_RAY_START_ARGS": '{"a": 1}'},

@@ -19,6 +19,8 @@ from rayward.agent.config import AgentConfig
 from rayward.agent.decide import Kind, Phase
 from rayward.agent.events import EventLog
 from rayward.agent.news import News
+from rayward.agent.serve_rules import ServeState
+from rayward.agent.serve_watch import ServeWatch
 from rayward.agent.server import Views, serve
 from rayward.agent.snapshot import Snapshot
 from rayward.agent.timing import Timing
@@ -35,6 +37,7 @@ class Seen:
     news: News = dataclasses.field(default_factory=News)
     lead: None = None
     forwarder: None = None
+    serve: Any = None
 
 
 CONFIG = AgentConfig(Kind.HEAD, ("ray", "start"), "10.0.0.1", 6379, "redis", cluster="c", pod="head-1")
@@ -154,6 +157,48 @@ def test_a_worker_has_no_gcs_to_report(server: ThreadingHTTPServer, seen: Seen) 
     connection.request("GET", "/metrics")
     assert b"rayward_gcs_serving" not in connection.getresponse().read()
     connection.close()
+
+
+def test_requests_are_answered_without_a_gcs(seen: Seen) -> None:
+    """/servez asks for a raylet and a healthy proxy, not for a GCS or the lead."""
+    watch = ServeWatch(8000, Timing(), seen.events.add)
+    seen.serve = watch
+    views = Views(seen, Timing())  # type: ignore[arg-type]
+    seen.serve = None
+    well = ServeState(healthy=True, routes=2, reason="the Serve proxy answers", since=time.monotonic())
+    for state, changes, code, reason in (
+        (well, {}, 200, "the Serve proxy answers"),
+        (well, {"gcs_serving": False}, 200, "the Serve proxy answers"),
+        (well, {"processes": LOST_RAYLET}, 503, "the raylet of this node does not run: gcs_server serves"),
+        (well, {"phase": Phase.STOPPING}, 503, "the raylet of this node does not run: gcs_server serves"),
+        (ServeState(reason="being drained"), {}, 503, "being drained"),
+    ):
+        watch.state, seen.snapshot = state, snapshot(**changes)
+        found = views.answer("/servez")
+        body = {"answers": code == 200, "routes": state.routes, "reason": reason}
+        assert (found[0], json.loads(found[2])) == (code, body)
+
+
+def test_what_is_known_of_serve_is_in_status_and_metrics(seen: Seen, shared: Seen) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        port = proxy.getsockname()[1]
+        shared.serve = ServeWatch(port, Timing(), seen.events.add)
+        shared.serve.state = ServeState(True, 0, 2, "the Serve proxy answers", time.monotonic() - 5)
+        views = Views(seen, Timing())  # type: ignore[arg-type]
+        found, text = json.loads(views.status()[2])["serve"], views.metrics()[2]
+        shared.serve = None
+    assert 5 <= found.pop("since_s") < 15
+    assert found == {
+        "port": port, "healthy": True, "routes": 2, "reason": "the Serve proxy answers", "connections": 0,
+        "leaving": False,
+    }  # fmt: skip
+    lines = [line for line in text.splitlines() if line.startswith("rayward_serve")]
+    assert lines == ["rayward_serve_healthy 1", "rayward_serve_routes 2", "rayward_serve_connections 0"]
+
+
+def test_a_node_that_serves_nothing_says_nothing_of_it(server: ThreadingHTTPServer, seen: Seen) -> None:
+    assert get(server, "/servez")[0] == 404
+    assert "serve" not in get(server, "/status")[1]
 
 
 def test_unknown_path(server: ThreadingHTTPServer) -> None:
