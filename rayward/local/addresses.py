@@ -34,6 +34,16 @@ def pick_address(subnet: str, taken: Iterable[str], before: str | None = None) -
     raise ValueError(f"no free address in {subnet}")
 
 
+def pick_service_address(subnet: str, taken: Iterable[str]) -> str:
+    """An address of ``subnet`` for a Service: the highest free one, for Pods are given the lowest. Raises
+    ValueError when none is left."""
+    used = set(taken)
+    for address in reversed(list(ipaddress.ip_network(subnet).hosts())[1:]):
+        if str(address) not in used:
+            return str(address)
+    raise ValueError(f"no free address in {subnet}")
+
+
 def loopback_subnet(cluster: str, taken: Iterable[str]) -> str:
     """A /24 of 127/8 for a cluster on the host's network; never 127.0.x.x, which others use."""
     used = set(taken)

@@ -6,6 +6,7 @@ Talks to the node process through the cluster's folder only.
 from __future__ import annotations
 
 import datetime
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from rayward.local.intake import (
     MODE_VARIABLE,
     admitted,
     agent_config_map,
+    changed,
     choose_mode,
     now_text,
     read_manifests,
@@ -34,7 +36,9 @@ from rayward.local.lead import Lead, lead_of
 from rayward.local.network import Result, in_network_of
 from rayward.local.pod_process import PodProcess, package_environment
 from rayward.local.progress import Progress, assess
-from rayward.local.state import ClusterFolder, Manifest
+from rayward.local.service_rules import TABLE_FILE, Table
+from rayward.local.service_table import has_own_address, own_address, tcp_ports
+from rayward.local.state import ClusterFolder, Manifest, read_json
 from rayward.plan.names import HEAD_INDEX
 
 _POLL = 0.1
@@ -103,7 +107,8 @@ class LocalCluster:
         """How far the cluster has come."""
         workloads = [item for kind in ("Deployment", "StatefulSet") for item in self.folder.list(kind)]
         pods = self.pods()
-        return assess(pods, self.folder.list("RayCluster"), workloads, self.leads(pods))
+        services = self.folder.list("RayService")
+        return assess(pods, self.folder.list("RayCluster"), workloads, self.leads(pods), services)
 
     def agent_address(self, pod: Manifest) -> tuple[str, int]:
         """Where a Ray Pod's agent listens, as seen from this host."""
@@ -251,7 +256,7 @@ class LocalCluster:
         while True:
             progress = self.progress()
             report(progress)
-            if progress.ready:
+            if progress.ready and self._addresses_lead():
                 return progress
             if progress.stuck or time.monotonic() > deadline:
                 late = f"not ready within {timeout:g} s: " + ", ".join(
@@ -266,13 +271,56 @@ class LocalCluster:
                 )
             time.sleep(_POLL)
 
+    def service_table(self) -> Table:
+        """Where connections to the Services' own addresses are led now."""
+        found = read_json(self.folder.path / TABLE_FILE)
+        return Table.from_json(found) if found else Table({})
+
+    def _addresses_lead(self) -> bool:
+        """Whether every Service's own address takes connections, and those of RayServices lead somewhere: the
+        process behind them is started and told a moment after the status has said that all is ready."""
+        if self.mode == "host":
+            return True
+        table = self.service_table()
+        for service in filter(has_own_address, self.folder.list("Service")):
+            address = own_address(service)
+            if address is None:
+                return False
+            owners = service["metadata"].get("ownerReferences") or ()
+            must_lead = any(owner.get("kind") == "RayService" for owner in owners)
+            for number in (int(port["port"]) for port in tcp_ports(service)):
+                if must_lead and not table.ready.get((address, number)):
+                    return False
+                try:
+                    socket.create_connection((address, number), timeout=1).close()
+                except OSError:
+                    return False
+        return True
+
+    def apply(self, manifests: Sequence[Manifest]) -> list[tuple[Manifest, str]]:
+        """Bring objects to what the manifests say: those that are there get the new content and keep what
+        they are; the others are made. Returns each with "created", "configured" or "unchanged"."""
+        if self.mode == "host":
+            refuse_what_host_mode_cannot(manifests)
+        done = []
+        with self.folder.locked():
+            for manifest in manifests:
+                found = self.folder.get(manifest["kind"], manifest["metadata"]["name"])
+                wanted = admitted(manifest) if found is None else changed(found, manifest)
+                word = "created" if found is None else "unchanged" if wanted == found else "configured"
+                if wanted != found:
+                    self.folder.put(wanted)
+                done.append((manifest, word))
+        self.ensure_node()
+        return done
+
     def delete(self, kind: str, name: str) -> None:
         """Mark an object for deletion; raises RaywardError when there is none."""
         with self.folder.locked():
             found = self.folder.get(kind, name)
             if found is None:
                 raise RaywardError(f"{kind} {name!r} not found", where=f"cluster {self.name}")
-            if kind in ("Pod", "RayCluster"):
+            if kind in state.ENDED_IN_ORDER:
                 found["metadata"].setdefault("deletionTimestamp", now_text())
                 self.folder.put(found)
             else:

@@ -19,7 +19,10 @@ from rayward.local import state
 from rayward.local.addresses import loopback_subnet
 from rayward.local.network import Fabric, free_subnet, host_routes
 from rayward.local.pod_process import PodProcess, processes_of_pods
+from rayward.local.service_keeper import end_proxy, proxy_runs
 from rayward.local.state import ClusterFolder
+
+_NODE_ENDS_S = 5.0
 
 
 def lay(folder: ClusterFolder, mode: str) -> None:
@@ -48,9 +51,9 @@ def lay(folder: ClusterFolder, mode: str) -> None:
 
 def sweep(folder: ClusterFolder) -> None:
     """End and remove by hand whatever is left, whoever was killed before it could do so itself."""
-    node = state.read_json(folder.path / "node.json")
-    if node and state.is_alive(node["pid"], node["start_time"]):
-        os.kill(node["pid"], signal.SIGKILL)
+    _end_node(folder)
+    # After the node, which would start it again.
+    end_proxy(folder)
     processes = [PodProcess(path) for path in folder.pods.glob("*") if path.is_dir()]
     for process in processes:
         process.kill()
@@ -58,7 +61,7 @@ def sweep(folder: ClusterFolder) -> None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         left = set(processes_of_pods(uids)) if uids else set()
-        if not left and not any(process.alive() for process in processes):
+        if not left and not proxy_runs(folder) and not any(process.alive() for process in processes):
             break
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -71,6 +74,15 @@ def sweep(folder: ClusterFolder) -> None:
     if temp_dir:
         shutil.rmtree(temp_dir, ignore_errors=True)
     folder.remove()
+
+
+def _end_node(folder: ClusterFolder) -> None:
+    node = state.read_json(folder.path / "node.json")
+    deadline = time.monotonic() + _NODE_ENDS_S
+    while node and state.is_alive(node["pid"], node["start_time"]) and time.monotonic() < deadline:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(node["pid"], signal.SIGKILL)
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from rayward.errors import RaywardError
 from rayward.local import names
 from rayward.local.addresses import FIRST_HOST_PORT, LAST_HOST_PORT, host_place, pick_address
 from rayward.local.pod_process import host_port_is_free
+from rayward.local.service_table import own_address
 from rayward.local.state import NAMESPACE, ClusterFolder, Manifest
 from rayward.plan.heads import head_index
 from rayward.plan.workloads import endpoints
@@ -50,6 +51,7 @@ class AddressBook:
         role = lasting_role(pod)
         own = book.get(role) if role else None
         taken = [value for key, value in book.items() if key in living or value != own]
+        taken += filter(None, map(own_address, self._folder.list("Service")))
         book[name] = pick_address(str(self._folder.setting("subnet")), taken, own)
         if role:
             book.setdefault(role, book[name])

@@ -14,6 +14,7 @@ from rayward.api.fault_tolerance import fault_tolerance
 from rayward.api.manifest import load_manifests
 from rayward.api.problems import ManifestError
 from rayward.api.raycluster import parse_ray_cluster
+from rayward.api.rayservice import parse_ray_service, validate_service
 from rayward.api.validation import validate
 from rayward.errors import RaywardError
 from rayward.local import linux, state
@@ -44,7 +45,7 @@ def choose_mode(environ: Mapping[str, str]) -> tuple[str, str]:
 def read_manifests(path: Path | None, name: str | None) -> tuple[str, list[Manifest]]:
     """Load, check and name what ``up`` shall run; returns the cluster's name and its objects.
 
-    Raises ManifestError with every problem of every RayCluster in the file.
+    Raises ManifestError with every problem of every RayCluster and RayService in the file.
     """
     source = path or DEFAULT_MANIFEST
     try:
@@ -53,7 +54,7 @@ def read_manifests(path: Path | None, name: str | None) -> tuple[str, list[Manif
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise RaywardError(f"cannot be read: {reason}", where=str(source)) from error
     manifests = load_manifests(text, str(source))
-    clusters = [manifest for manifest in manifests if manifest["kind"] == "RayCluster"]
+    clusters = [manifest for manifest in manifests if manifest["kind"] in ("RayCluster", "RayService")]
     for manifest in clusters:
         _check(manifest, str(source))
     chosen = name or (clusters or manifests)[0]["metadata"]["name"]
@@ -63,16 +64,24 @@ def read_manifests(path: Path | None, name: str | None) -> tuple[str, list[Manif
 
 
 def _check(manifest: Manifest, source: str) -> None:
-    cluster = parse_ray_cluster(manifest, source)
-    problems = validate(cluster)
+    if manifest["kind"] == "RayService":
+        problems = validate_service(parse_ray_service(manifest, source))
+    else:
+        problems = validate(parse_ray_cluster(manifest, source))
     if problems:
         raise ManifestError(problems, source=source)
 
 
 def refuse_what_host_mode_cannot(manifests: Iterable[Manifest]) -> None:
-    """Raises RaywardError for a RayCluster with several heads: on the host's network they would share ports
-    and one would be taken for the other."""
+    """Raises RaywardError for a RayCluster with several heads, and for a RayService: on the host's network
+    heads, and the proxies of Ray Serve on all nodes, would share ports and one would be taken for another."""
     for manifest in manifests:
+        if manifest["kind"] == "RayService":
+            raise RaywardError(
+                "each node's Serve proxy needs a network of its own, and Pods share this host's network",
+                where=f"RayService {manifest['metadata']['name']}",
+                todo="run as root on a host with namespaces",
+            )
         if manifest["kind"] != "RayCluster":
             continue
         heads = fault_tolerance(parse_ray_cluster(manifest)).heads
@@ -99,6 +108,21 @@ def admitted(manifest: Manifest) -> Manifest:
         "generation": 1,
     }
     return {**manifest, "metadata": metadata}
+
+
+def changed(found: Manifest, manifest: Manifest) -> Manifest:
+    """An object that exists, with the content of a manifest; what it is, and what was written to it since it
+    was made (finalizers, status, an address), stays."""
+    metadata = {**found["metadata"]}
+    for field in ("labels", "annotations"):
+        if field in manifest["metadata"]:
+            metadata[field] = manifest["metadata"][field]
+    wanted = {**manifest, "metadata": metadata, **({"status": found["status"]} if "status" in found else {})}
+    if manifest["kind"] == "Service" and "clusterIP" in found["spec"]:
+        wanted["spec"] = {"clusterIP": found["spec"]["clusterIP"], **manifest["spec"]}
+    if wanted.get("spec") != found.get("spec"):
+        metadata["generation"] = int(metadata.get("generation") or 1) + 1
+    return wanted
 
 
 def agent_config_map(folder: ClusterFolder) -> Manifest:

@@ -5,6 +5,7 @@ Each one turns errno into OSError and decides nothing. Must not know of Pods, cl
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -13,6 +14,7 @@ import socket
 import struct
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -31,6 +33,7 @@ MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
 
 IN_MOVED_TO = 0x80
+IN_DELETE_SELF = 0x400
 IN_Q_OVERFLOW = 0x4000
 IN_IGNORED = 0x8000
 
@@ -44,6 +47,8 @@ _SIOCSIFADDR = 0x8916
 _SIOCSIFNETMASK = 0x891C
 _IFF_UP = 0x1
 _RTF_UP_GATEWAY = 0x1 | 0x2
+
+_INOTIFY_EVENT = struct.Struct("iIII")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -115,6 +120,29 @@ def inotify_add(descriptor: int, path: str, mask: int) -> int:
     number = int(_libc.inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(mask)))
     _check(0 if number >= 0 else -1, f"inotify_add_watch {path}")
     return number
+
+
+class InotifyEvent(NamedTuple):
+    """One change: the number of the watch, what happened (``IN_*``), and to which name in the folder."""
+
+    watch: int
+    mask: int
+    name: str
+
+
+def inotify_events(descriptor: int) -> list[InotifyEvent]:
+    """All that has happened since the last call; ``descriptor`` is non-blocking."""
+    found: list[InotifyEvent] = []
+    with contextlib.suppress(BlockingIOError):
+        while data := os.read(descriptor, 65536):
+            start = 0
+            while start < len(data):
+                watch, mask, _, length = _INOTIFY_EVENT.unpack_from(data, start)
+                start += _INOTIFY_EVENT.size
+                name = data[start : start + length].rstrip(b"\0").decode(errors="replace")
+                found.append(InotifyEvent(watch, mask, name))
+                start += length
+    return found
 
 
 def process_start_time(pid: int) -> int | None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rayward.local.service_table import own_address
+
 Manifest = dict[str, Any]
 
 
@@ -18,15 +20,17 @@ def service_names(service: Manifest, namespace: str, domain: str = "cluster.loca
 def hosts_file(
     pod: str, address: str, services: Iterable[tuple[Manifest, tuple[str, ...]]], namespace: str
 ) -> str:
-    """/etc/hosts of one Pod: itself, and every Service that has an endpoint.
+    """/etc/hosts of one Pod: itself, and every Service that has an address or an endpoint.
 
-    A headless Service leads to all of its endpoints, as its DNS name does; any other one to its first, for
-    a hosts file cannot spread connections.
+    A headless Service leads to all of its endpoints, as its DNS name does; one with an address of its own
+    there, also while it has no endpoint; any other one to its first, for a hosts file cannot spread
+    connections.
     """
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", f"{address}\t{pod}"]
     for service, endpoints in services:
+        own = own_address(service)
         headless = service["spec"].get("clusterIP") == "None"
-        for endpoint in endpoints if headless else endpoints[:1]:
+        for endpoint in (own,) if own else endpoints if headless else endpoints[:1]:
             lines.append(f"{endpoint}\t{' '.join(service_names(service, namespace))}")
     return "\n".join(lines) + "\n"
 

@@ -11,8 +11,9 @@ import errno
 import hashlib
 import ipaddress
 import os
+import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ NAMESPACE_FOLDER = Path("/run/netns")
 POD_RANGE = ipaddress.ip_network("10.90.0.0/16")
 _BRIDGE = "br0"
 _UPLINK = "host0"
+_TIME_WAIT_REUSE = Path("/proc/sys/net/ipv4/tcp_tw_reuse")
 
 Result = TypeVar("Result")
 
@@ -196,6 +198,35 @@ class Fabric:
                 _join_bridge(inside, port)
         finally:
             os.close(target)
+
+    def hold(self, addresses: Collection[str]) -> None:
+        """Give the bridge itself exactly these addresses of the subnet, so that Pods and the host reach what
+        listens there in the bridge's namespace."""
+        _in_own_thread(lambda: self._hold(set(addresses)))
+
+    def _hold(self, wanted: set[str]) -> None:
+        with _netlink(str(self.path)) as inside:
+            link = _index(inside, _BRIDGE)
+            if wanted:
+                # A bridge takes over the lowest MAC of its ports unless it was given one: neighbours would
+                # send to a wrong one whenever a Pod comes or goes.
+                inside.link("set", index=link, address=hardware_address(str(self.subnet.network_address)))
+                inside.route("replace", dst=str(self.subnet), oif=link, scope="link")
+                self._reuse_ports()
+            found = {
+                item.get_attr("IFA_ADDRESS") for item in inside.get_addr(index=link, family=socket.AF_INET)
+            }
+            # Each by itself (/32): none is secondary to another, with which it would go.
+            for address in sorted(wanted - found):
+                inside.addr("add", index=link, address=address, prefixlen=32)
+            for address in sorted(found - wanted):
+                inside.addr("del", index=link, address=address, prefixlen=32)
+
+    def _reuse_ports(self) -> None:
+        """Connections from one of these addresses to one Pod may number 28,000; those that have ended shall
+        not count for another minute. Where this may not be set, the kernel's own rule holds."""
+        with suppress(OSError):
+            in_network_at(self.path, lambda: _TIME_WAIT_REUSE.write_text("1", encoding="ascii"))
 
     def remove(self) -> None:
         """Take everything away again, however little of it is there."""

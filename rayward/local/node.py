@@ -27,7 +27,10 @@ from rayward.local.hosts import AddressBook, HostsFiles, lasting_role
 from rayward.local.intake import now_text
 from rayward.local.network import Fabric
 from rayward.local.pod_process import PodProcess
+from rayward.local.ray_services import RayServices
+from rayward.local.service_keeper import ServiceAddresses
 from rayward.local.state import (
+    ENDED_IN_ORDER,
     NAMESPACE,
     ClusterFolder,
     Manifest,
@@ -58,8 +61,10 @@ class Node:
         self.fabric = None if self.host_mode else Fabric(folder.name, folder.setting("subnet"))
         self.book = AddressBook(folder)
         self.hosts = HostsFiles(folder, self.book)
+        self.addresses = ServiceAddresses(folder, self.fabric, self.book) if self.fabric else None
         self._processes: dict[str, PodProcess] = {}
         self._watch = StatusWatch()
+        self.services = RayServices(folder, self.settings, self._watch.wake)
         self._stop = False
         self._changed = True
 
@@ -100,9 +105,13 @@ class Node:
         if going_down:
             self._take_down()
         pods = self._observed_pods()
-        # First of all, for what follows may take a second: somebody waits for the name of a new leader.
+        if self.addresses is not None and self.addresses.keep(pods):
+            self._changed = True
+        # Before what may take a second: somebody waits for the name of a new leader.
         if not self.host_mode and self.hosts.refresh(pods):
             self._changed = True
+        for service in self.folder.list("RayService"):
+            self._reconcile_ray_service(service, pods)
         for cluster in self.folder.list("RayCluster"):
             self._reconcile_ray_cluster(cluster, pods)
         for kind in _WORKLOADS:
@@ -111,7 +120,8 @@ class Node:
         self._collect_orphans()
         self._keep_claims()
         self._run_pods()
-        return going_down and not self.folder.list("Pod") and not self.folder.list("RayCluster")
+        left = any(self.folder.list(kind) for kind in ENDED_IN_ORDER)
+        return going_down and not left
 
     # -- objects ---------------------------------------------------------------------------------------
 
@@ -159,6 +169,14 @@ class Node:
             self.folder.drop("RayCluster", name)
             self._changed = True
 
+    def _reconcile_ray_service(self, service: Manifest, pods: list[Manifest]) -> None:
+        plan = self.services.plan(service, pods)
+        self._carry_out(plan, service)
+        if plan.remove_cluster:
+            self.services.forget(service["metadata"]["uid"])
+            self.folder.drop("RayService", service["metadata"]["name"])
+            self._changed = True
+
     def _reconcile_workload(self, workload: Manifest, pods: list[Manifest]) -> None:
         plan = reconcile_workload(workload, self._owned(pods, workload), time.time())
         self._carry_out(plan, workload)
@@ -203,7 +221,7 @@ class Node:
         found = self.folder.get(kind, name)
         if found is None or found["metadata"].get("deletionTimestamp"):
             return
-        if kind in ("Pod", "RayCluster"):
+        if kind in ENDED_IN_ORDER:
             found["metadata"]["deletionTimestamp"] = now_text()
             self.folder.put(found)
         else:
@@ -232,11 +250,12 @@ class Node:
 
     def _take_down(self) -> None:
         """Ray clusters first, for their cleanup Job may need a Redis that runs here; then the rest."""
-        clusters = self.folder.list("RayCluster")
-        for cluster in clusters:
-            self._delete("RayCluster", cluster["metadata"]["name"])
-        if clusters:
-            return
+        for kind in ("RayService", "RayCluster"):
+            found = self.folder.list(kind)
+            for item in found:
+                self._delete(kind, item["metadata"]["name"])
+            if found:
+                return
         for kind in _WORKLOADS:
             for workload in self.folder.list(kind):
                 self.folder.drop(kind, workload["metadata"]["name"])

@@ -92,11 +92,15 @@ def assess(
     ray_clusters: Iterable[Manifest],
     workloads: Iterable[Manifest],
     leads: Mapping[str, Lead],
+    ray_services: Iterable[Manifest] = (),
 ) -> Progress:
     """Whether everything that was asked for runs. ``leads`` holds, by Pod, what heads say of leading."""
     states = tuple(pod_state(pod, leads.get(pod["metadata"]["name"])) for pod in pods)
     stuck = next((state for state in states if state.status in _STUCK), None)
     clusters_ready = all((cluster.get("status") or {}).get("state") == "ready" for cluster in ray_clusters)
+    clusters_ready = clusters_ready and all(
+        (service.get("status") or {}).get("serviceStatus") == "Running" for service in ray_services
+    )
     wanted = sum(int(item["spec"].get("replicas", 1)) for item in workloads)
     ready = clusters_ready and len(states) >= wanted and all(state.is_ready for state in states)
     if stuck is None:

@@ -61,6 +61,11 @@ def is_alive(pid: int, start_time: int) -> bool:
     return found is not None and found == start_time
 
 
+ENDED_IN_ORDER = ("Pod", "RayCluster", "RayService")
+"""The kinds of objects that are marked for deletion and go once all that they hold has gone; everything else
+goes at once."""
+
+
 class ClusterFolder:
     """One cluster's folder. Objects are keyed by kind and name; there is one namespace, ``default``."""
 

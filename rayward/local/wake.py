@@ -10,13 +10,11 @@ import contextlib
 import os
 import select
 import signal
-import struct
 from pathlib import Path
 
 from rayward.local import linux
 
 STATUS_FILE = "status.json"
-_EVENT = struct.Struct("iIII")
 
 
 class StatusWatch:
@@ -33,6 +31,11 @@ class StatusWatch:
         """Let handled signals end a wait (main thread only)."""
         signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
 
+    def wake(self) -> None:
+        """End a wait, from any thread."""
+        with contextlib.suppress(BlockingIOError):  # full of wakes already
+            os.write(self._signalled, b"\0")
+
     def add(self, folder: Path) -> None:
         """Watch a folder; one that is not there (yet) is left out, one that goes is forgotten."""
         if folder not in self._folders:
@@ -40,7 +43,7 @@ class StatusWatch:
                 self._folders[folder] = linux.inotify_add(self._inotify, str(folder), linux.IN_MOVED_TO)
 
     def wait(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds; whether a status changed."""
+        """Wait at most ``timeout`` seconds; whether a Pod's status changed."""
         ready, _, _ = select.select([self._inotify, self._signals], [], [], timeout)
         if self._signals in ready:
             os.read(self._signals, 4096)
@@ -48,21 +51,8 @@ class StatusWatch:
 
     def _drain(self) -> bool:
         changed = False
-        try:
-            while data := os.read(self._inotify, 65536):
-                changed = self._take(data) or changed
-        except BlockingIOError:
-            pass
-        return changed
-
-    def _take(self, data: bytes) -> bool:
-        changed, start = False, 0
-        while start < len(data):
-            number, mask, _, length = _EVENT.unpack_from(data, start)
-            start += _EVENT.size
-            name = data[start : start + length].rstrip(b"\0").decode(errors="replace")
-            start += length
-            if mask & linux.IN_IGNORED:
-                self._folders = {path: watch for path, watch in self._folders.items() if watch != number}
-            changed = changed or name == STATUS_FILE or bool(mask & linux.IN_Q_OVERFLOW)
+        for event in linux.inotify_events(self._inotify):
+            if event.mask & linux.IN_IGNORED:
+                self._folders = {path: watch for path, watch in self._folders.items() if watch != event.watch}
+            changed = changed or event.name == STATUS_FILE or bool(event.mask & linux.IN_Q_OVERFLOW)
         return changed
