@@ -46,10 +46,19 @@ _THERE = Failure("", "")
 
 
 class Applier:
-    """The writing half of a controller."""
+    """The writing half of the controller of ``kind``. ``mark`` gives the labels by which the caches find what
+    belongs to one of its objects: those of KubeRay that lack them get them."""
 
-    def __init__(self, client: KubeClient, expectations: Expectations, events: EventRecorder) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        expectations: Expectations,
+        events: EventRecorder,
+        kind: Kind = RAYCLUSTERS,
+        mark: Callable[[Raw], dict[str, str]] = lambda cluster: {names.CLUSTER: cluster["metadata"]["name"]},
+    ) -> None:
         self._client, self._expectations, self._events = client, expectations, events
+        self._kind, self._mark = kind, mark
 
     async def carry_out(self, cluster: Raw, plan: Plan) -> list[Failure]:
         """Take every step but the status. Raises ApiError or OSError only when the finalizers could not be
@@ -87,12 +96,12 @@ class Applier:
         metadata = cluster["metadata"]
         body = {"metadata": {"finalizers": list(finalizers), "resourceVersion": metadata["resourceVersion"]}}
         try:
-            answer = await self._client.patch(RAYCLUSTERS, metadata["namespace"], metadata["name"], body)
+            answer = await self._client.patch(self._kind, metadata["namespace"], metadata["name"], body)
         except ApiError as error:
             if error.status == 404:
                 return
             raise
-        self._wrote(cluster, RAYCLUSTERS, answer)
+        self._wrote(cluster, self._kind, answer)
 
     async def write_status(self, cluster: Raw, status: Raw) -> None:
         """Replace the status of this very object. Raises ApiError or OSError."""
@@ -102,13 +111,13 @@ class Applier:
         body = {"metadata": {"uid": metadata["uid"]}, "status": changes}
         try:
             answer = await self._client.patch(
-                RAYCLUSTERS, metadata["namespace"], metadata["name"], body, subresource="status"
+                self._kind, metadata["namespace"], metadata["name"], body, subresource="status"
             )
         except ApiError as error:
             if error.status == 404:
                 return
             raise
-        self._wrote(cluster, RAYCLUSTERS, answer)
+        self._wrote(cluster, self._kind, answer)
 
     def _wrote(self, cluster: Raw, kind: Kind, written: Raw) -> None:
         """The next pass waits until the cache shows what the API server answered."""
@@ -130,7 +139,7 @@ class Applier:
             # Gone, or another object by that name: either way this one is no more.
             if not isinstance(error, ApiError) or error.status not in (404, 409):
                 return Failure(told.replace("Deleted", "FailedDelete", 1), f"{reference.name}: {error}")
-        if kind is PODS and reference.uid:
+        if kind in (PODS, RAYCLUSTERS) and reference.uid:
             self._expectations.deleted(_owner(cluster), kind, reference.uid)
         return None
 
@@ -169,15 +178,16 @@ class Applier:
             return _THERE  # the next pass will see
         metadata, mine = found["metadata"], cluster["metadata"]
         owners = [owner.get("uid") for owner in metadata.get("ownerReferences") or ()]
-        labelled = (metadata.get("labels") or {}).get(names.CLUSTER) == mine["name"]
+        mark = self._mark(cluster)
+        labelled = mark.items() <= (metadata.get("labels") or {}).items()
         if mine["uid"] in owners and not labelled and kind in (SERVICES, PVCS):
-            label = {"labels": {names.CLUSTER: mine["name"]}}
-            place = {"name": metadata["name"], "namespace": metadata["namespace"]}
-            return await self._update(cluster, {"kind": kind.name, "metadata": {**place, **label}}) or _THERE
+            place = {"name": metadata["name"], "namespace": metadata["namespace"], "labels": mark}
+            return await self._update(cluster, {"kind": kind.name, "metadata": place}) or _THERE
         if mine["uid"] in owners or (labelled and not owners):
             # The end of a Pod's name is chosen at random: it is there because the try before had arrived.
             return None if kind is PODS else _THERE
-        words = "exists already and is not this cluster's; delete it or give it another name"
+        owner = "cluster" if self._kind is RAYCLUSTERS else "service"
+        words = f"exists already and is not this {owner}'s; delete it or give it another name"
         return _not_made(kind, body, RaywardError(words))
 
     async def _update(self, cluster: Raw, body: Raw) -> Failure | None:
@@ -221,7 +231,7 @@ def _told(events: Sequence[Event], failures: Mapping[int, Failure]) -> list[Even
             told.append(event)
         elif id(event.step) not in failures:
             name, why = _pod_step(event.step)
-            if name:
+            if name and event.reason.startswith(("Created", "Deleted")):
                 pods.setdefault((event.reason, why), []).append(name)
             else:
                 told.append(event)

@@ -30,6 +30,7 @@ class Kind:
 
 
 RAYCLUSTERS = Kind("ray.io", "v1", "rayclusters", "RayCluster")
+RAYSERVICES = Kind("ray.io", "v1", "rayservices", "RayService")
 PODS = Kind("", "v1", "pods", "Pod")
 SERVICES = Kind("", "v1", "services", "Service")
 CONFIGMAPS = Kind("", "v1", "configmaps", "ConfigMap")
@@ -51,7 +52,7 @@ CRDS = Kind(
 BY_NAME = {
     kind.name: kind
     for kind in (
-        RAYCLUSTERS, PODS, SERVICES, CONFIGMAPS, SECRETS, PVCS, SERVICE_ACCOUNTS, NODES, NAMESPACES, EVENTS,
-        JOBS, ROLES, ROLE_BINDINGS, INGRESSES, LEASES, CRDS,
+        RAYCLUSTERS, RAYSERVICES, PODS, SERVICES, CONFIGMAPS, SECRETS, PVCS, SERVICE_ACCOUNTS, NODES,
+        NAMESPACES, EVENTS, JOBS, ROLES, ROLE_BINDINGS, INGRESSES, LEASES, CRDS,
     )
 }  # fmt: skip

@@ -6,7 +6,7 @@ Counters are kept where things happen; what describes clusters is read from the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from rayward.plan.status_writes import PROVISIONED
 
 Raw = dict[str, Any]
 _RECONCILE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-CONTROLLER = "raycluster"
+CONTROLLER, SERVICE_CONTROLLER = "raycluster", "rayservice"
 
 
 class Metrics:
@@ -34,6 +34,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._clusters: dict[Key, _Described] = {}
         self._heads_lost: dict[Key, float] = {}
+        self._services: dict[Key, tuple[str, dict[str, str], int]] = {}
 
         def counter(name: str, words: str, *labels: str) -> Counter:
             return Counter(name, words, labels, registry=self.registry)
@@ -76,23 +77,25 @@ class Metrics:
             "rayward_redis_cleanups_total", "Ends of Redis clean-ups by outcome", "outcome"
         )
         self.registry.register(_Clusters(self._clusters))
+        self.registry.register(_Services(self._services))
 
-    def watch_queue(self, depth: Callable[[], int]) -> None:
-        """Report the length of the work queue."""
+    def watch_queues(self, depths: Mapping[str, Callable[[], int]]) -> None:
+        """Report the lengths of the controllers' work queues."""
         gauge = Gauge("workqueue_depth", "Keys that wait", ("name",), registry=self.registry)
-        gauge.labels(CONTROLLER).set_function(depth)
+        for controller, depth in depths.items():
+            gauge.labels(controller).set_function(depth)
 
     def asked(self, verb: str, kind: str, code: int, took: float) -> None:
         """One request was answered."""
         self.requests.labels(str(code), verb.upper(), kind).inc()
         self.request_seconds.labels(verb.upper()).observe(took)
 
-    def ran(self, took: float, result: str) -> None:
+    def ran(self, controller: str, took: float, result: str) -> None:
         """One reconcile is over; ``result`` is success, requeue_after or error."""
-        self.runs.labels(CONTROLLER, result).inc()
-        self.run_seconds.labels(CONTROLLER).observe(took)
+        self.runs.labels(controller, result).inc()
+        self.run_seconds.labels(controller).observe(took)
         if result == "error":
-            self.errors.labels(CONTROLLER).inc()
+            self.errors.labels(controller).inc()
 
     def planned(self, key: Key, plan: Plan, *, head_failed: bool = False) -> None:
         """Count what a plan that was carried out says has happened; ``head_failed``: a head was not made."""
@@ -129,6 +132,15 @@ class Metrics:
             if is_provisioned(status)
             else None,
         )
+
+    def service_described(self, key: Key, uid: str, status: Raw) -> None:
+        """A RayService as it is now, for the metrics that describe it."""
+        answers = {str(item.get("type")): str(item.get("status")) for item in status.get("conditions") or ()}
+        self._services[key] = (uid, answers, int(status.get("numServeEndpoints") or 0))
+
+    def forget_service(self, key: Key) -> None:
+        """The RayService is gone."""
+        self._services.pop(key, None)
 
     def forget(self, key: Key) -> None:
         """The cluster is gone."""
@@ -183,3 +195,34 @@ class _Clusters(Collector):
             if found.provisioned is not None and found.created is not None:
                 took.add_metric(values, found.provisioned - found.created)
         yield from (info, provisioned, took)
+
+
+class _Services(Collector):
+    """What describes each RayService, as KubeRay's metrics do."""
+
+    def __init__(self, services: dict[Key, tuple[str, dict[str, str], int]]) -> None:
+        self._services = services
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ("name", "namespace", "uid")
+        info = GaugeMetricFamily("kuberay_service_info", "1 for each RayService", labels=labels)
+        endpoints = GaugeMetricFamily(
+            "rayward_service_endpoints", "Nodes that answer requests", labels=labels
+        )
+        conditions = {
+            condition: GaugeMetricFamily(name, "1 for the value that holds", labels=(*labels, "condition"))
+            for condition, name in _SERVICE_CONDITIONS.items()
+        }
+        for (namespace, name), (uid, answers, count) in list(self._services.items()):
+            values = [name, namespace, uid]
+            info.add_metric(values, 1)
+            endpoints.add_metric(values, count)
+            for condition, family in conditions.items():
+                family.add_metric([*values, "true" if answers.get(condition) == "True" else "false"], 1)
+        yield from (info, endpoints, *conditions.values())
+
+
+_SERVICE_CONDITIONS = {
+    "Ready": "kuberay_service_condition_ready",
+    "UpgradeInProgress": "kuberay_service_condition_upgrade_in_progress",
+}

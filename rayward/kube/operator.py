@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import async_timeout
 
@@ -29,12 +30,23 @@ from rayward.kube.election import Election
 from rayward.kube.events import EventRecorder
 from rayward.kube.expect import Expectations
 from rayward.kube.informer import Informer
-from rayward.kube.kinds import CONFIGMAPS, JOBS, NODES, PODS, PVCS, RAYCLUSTERS, SERVICES, Kind
-from rayward.kube.metrics import Metrics
+from rayward.kube.kinds import (
+    CONFIGMAPS,
+    JOBS,
+    NODES,
+    PODS,
+    PVCS,
+    RAYCLUSTERS,
+    RAYSERVICES,
+    SERVICES,
+    Kind,
+)
+from rayward.kube.metrics import CONTROLLER, SERVICE_CONTROLLER, Metrics
 from rayward.kube.raycluster import RayClusters
+from rayward.kube.rayservice import RayServices
 from rayward.kube.serve import Port, health, metrics
 from rayward.kube.settings import OperatorSettings
-from rayward.kube.views import BY_CLUSTER, BY_NODE, BY_STORE
+from rayward.kube.views import BY_CLUSTER, BY_NODE, BY_SERVICE, BY_STORE
 from rayward.kube.work_queue import WorkQueue
 from rayward.plan import names
 
@@ -45,8 +57,9 @@ _LOOK_S, _PATIENCE_S = 0.5, 5.0
 
 View = Callable[[views.Raw], views.Raw]
 Indices = Mapping[str, Callable[[views.Raw], Iterable[str]]]
-# Without these it works too: a lost node is then known only by its Pods.
-OPTIONAL = frozenset({NODES})
+# Without these it works too: a lost node is then known only by its Pods, and an API server that does not know
+# RayServices has none.
+OPTIONAL = frozenset({NODES, RAYSERVICES})
 # Nothing works without these: objects of all other kinds have names of their own, and one that exists is not
 # made twice.
 ESSENTIAL = frozenset({RAYCLUSTERS, PODS})
@@ -63,8 +76,13 @@ class Operator:
         self.metrics = Metrics()
         client.observe = self.metrics.asked
         self.queue: WorkQueue[Key] = WorkQueue()
-        self.metrics.watch_queue(lambda: len(self.queue))
+        self.service_queue: WorkQueue[Key] = WorkQueue()
+        self.metrics.watch_queues(
+            {CONTROLLER: lambda: len(self.queue), SERVICE_CONTROLLER: lambda: len(self.service_queue)}
+        )
         self.informers = _informers(client, settings.namespaces)
+        service_parts = _service_informers(client, settings.namespaces)
+        self._all_informers = (*self.informers.values(), *service_parts.values())
         agent = AgentConfigMap(client, self.informers[CONFIGMAPS])
         self.events = EventRecorder(client, COMPONENT, self.identity)
         self.looks = AgentLooks(settings.planning.agent_port, self.queue.add)
@@ -81,13 +99,27 @@ class Operator:
             steady_s=settings.steady_s,
         )
         self.controller = Controller(
-            "raycluster",
+            CONTROLLER,
             self.queue,
             self.clusters.reconcile,
             settings.workers,
             urgent_workers=settings.urgent_workers,
         )
-        self.controller.observe = self.metrics.ran
+        self.controller.observe = partial(self.metrics.ran, CONTROLLER)
+        self.services = RayServices(
+            client=client,
+            informers={**service_parts, **{kind: self.informers[kind] for kind in (RAYCLUSTERS, PODS)}},
+            queue=self.service_queue,
+            expectations=Expectations(),
+            events=self.events,
+            settings=settings.planning,
+            metrics=self.metrics,
+            steady_s=settings.steady_s,
+        )
+        self.service_controller = Controller(
+            SERVICE_CONTROLLER, self.service_queue, self.services.reconcile, settings.workers
+        )
+        self.service_controller.observe = partial(self.metrics.ran, SERVICE_CONTROLLER)
         self._leads = not settings.elect
         self._ended = asyncio.Event()
         self._lost = False
@@ -102,7 +134,8 @@ class Operator:
         _log.info("rayward %s starts as %s", __version__, self.identity)
         try:
             self.clusters.watch()
-            for informer in self.informers.values():
+            self.services.watch()
+            for informer in self._all_informers:
                 self._spawn(informer.run())
             election = asyncio.create_task(self._elect())
             election.add_done_callback(self._task_ended)
@@ -115,11 +148,11 @@ class Operator:
 
     def problem(self) -> str:
         """What keeps this replica from doing its work; empty when nothing does."""
-        needed = {kind: found for kind, found in self.informers.items() if kind not in OPTIONAL}
-        for kind, informer in needed.items():
+        needed = [found for found in self._all_informers if found.kind not in OPTIONAL]
+        for informer in needed:
             if informer.problem:
-                return f"{kind.plural}: {informer.problem}"
-        waiting = [kind.plural for kind, informer in needed.items() if not informer.synced.is_set()]
+                return f"{informer.kind.plural}: {informer.problem}"
+        waiting = [informer.kind.plural for informer in needed if not informer.synced.is_set()]
         return f"waiting for the first list of {', '.join(waiting)}" if waiting else ""
 
     # -- parts -----------------------------------------------------------------------------------------
@@ -158,7 +191,8 @@ class Operator:
 
     async def _lead(self) -> None:
         started = time.monotonic()
-        await asyncio.gather(*(self._filled(kind) for kind in self.informers if kind not in OPTIONAL))
+        needed = (informer for informer in self._all_informers if informer.kind not in OPTIONAL)
+        await asyncio.gather(*map(self._filled, needed))
         # What the first lists hold lives as long as the process: no need to look through it for garbage.
         gc.collect()
         gc.freeze()
@@ -166,18 +200,20 @@ class Operator:
         self._leads = True
         self._spawn(self.events.run())
         self._spawn(self.looks.run())
+        self._spawn(self.services.looks.run())
         self.controller.start()
+        self.service_controller.start()
 
-    async def _filled(self, kind: Kind) -> None:
+    async def _filled(self, informer: Informer) -> None:
         """Until a cache is filled; one of a kind that can be done without is not waited for when the API
         server refuses it: whoever reads /readyz or the log sees why, and clusters work as far as they can."""
-        informer, since = self.informers[kind], time.monotonic()
+        since = time.monotonic()
         while not informer.synced.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 async with async_timeout.timeout(_LOOK_S):
                     await informer.synced.wait()
             refused = informer.problem and time.monotonic() - since > _PATIENCE_S
-            if refused and kind not in ESSENTIAL:
+            if refused and informer.kind not in ESSENTIAL:
                 _log.error("working without a view of %s", informer.problem)
                 return
 
@@ -197,13 +233,32 @@ class Operator:
         _log.info("stopping")
         if self._leads:
             # Once the lease is lost another replica is about to begin: there is no time to finish.
-            await self.controller.stop(0.0 if self._lost else _STOP_S)
+            grace = 0.0 if self._lost else _STOP_S
+            await asyncio.gather(self.controller.stop(grace), self.service_controller.stop(grace))
             await self.events.drain(0.0 if self._lost else _EVENTS_S)
         for task in self._tasks:
             task.cancel()
         election.cancel()  # releases the lease
         await asyncio.gather(election, *self._tasks, return_exceptions=True)
         await self._client.close()
+
+
+def _service_informers(client: KubeClient, namespaces: tuple[str, ...]) -> dict[Kind, Informer]:
+    """What only the controller of RayServices needs. Their Services carry another label than those of
+    RayClusters, and a selector cannot say "one or the other"."""
+    owned = f"{names.OWNER_KIND}=RayService"
+    found = (
+        Informer(client, RAYSERVICES, view=views.cluster_view, namespaces=namespaces),
+        Informer(
+            client,
+            SERVICES,
+            view=views.plain_view,
+            namespaces=namespaces,
+            labels=owned,
+            indices={BY_SERVICE: views.service_index},
+        ),
+    )
+    return {item.kind: item for item in found}
 
 
 def _informers(client: KubeClient, namespaces: tuple[str, ...]) -> dict[Kind, Informer]:
@@ -224,7 +279,11 @@ def _informers(client: KubeClient, namespaces: tuple[str, ...]) -> dict[Kind, In
         )
 
     found = (
-        informer(RAYCLUSTERS, views.cluster_view, indices={BY_STORE: views.store_index}),
+        informer(
+            RAYCLUSTERS,
+            views.cluster_view,
+            indices={BY_STORE: views.store_index, BY_SERVICE: views.service_index},
+        ),
         informer(PODS, views.pod_view, pods, {**parts, BY_NODE: views.node_index}),
         informer(SERVICES, views.plain_view, names.CLUSTER),
         informer(PVCS, views.plain_view, names.CLUSTER),

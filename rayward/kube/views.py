@@ -18,6 +18,8 @@ BY_CLUSTER = "cluster"
 """The index of what belongs to a RayCluster, by its label: ``namespace/name``."""
 BY_STORE = "store"
 """The index of RayClusters by ``plan.store_key``."""
+BY_SERVICE = "service"
+"""The index of what belongs to a RayService, by its labels: ``namespace/name``."""
 BY_NODE = "node"
 """The index of Pods by the node that they are bound to."""
 
@@ -51,6 +53,12 @@ def cluster_index(raw: Raw) -> Iterable[str]:
 def cluster_key(namespace: str, name: str) -> str:
     """A cluster's key in ``BY_CLUSTER``."""
     return f"{namespace}/{name}"
+
+
+def service_index(raw: Raw) -> Iterable[str]:
+    """The RayService that an object is labelled with, as a key of ``BY_SERVICE``."""
+    key = names.service_index_key(raw)
+    return (cluster_key(*key),) if key else ()
 
 
 def node_index(raw: Raw) -> Iterable[str]:

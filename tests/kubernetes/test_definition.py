@@ -1,4 +1,4 @@
-"""The RayCluster definition on a real API server: what it takes, fills in, refuses, shows and keeps."""
+"""The definitions on a real API server: what they take, fill in, refuse, show and keep."""
 
 from __future__ import annotations
 
@@ -10,77 +10,65 @@ from typing import Any
 import pytest
 import yaml
 from control_plane import ControlPlane
+from ray_objects import (
+    CLUSTER_STATUS,
+    RULES_SINCE,
+    cluster_of,
+    contains,
+    everything,
+    group,
+    path,
+    whole,
+)
 
 Raw = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
-EVERY_FIELD = ROOT / "tests" / "unit" / "api" / "every-field.yaml"
-EXAMPLES = sorted(
-    path for path in (ROOT / "examples").glob("*.yaml") if "kind: RayCluster" in path.read_text()
-)
-RULES_SINCE = (1, 25)
-
-
-def path(namespace: str, name: str = "", version: str = "v1") -> str:
-    return f"/apis/ray.io/{version}/namespaces/{namespace}/rayclusters{'/' if name else ''}{name}"
-
-
-def everything() -> Raw:
-    found: Raw = yaml.safe_load(EVERY_FIELD.read_text())
-    return found
-
-
-def group(**fields: Any) -> Raw:
-    return {"groupName": "g", "template": {"spec": {"containers": [{"name": "r", "image": "i"}]}}, **fields}
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.yaml") if "\nkind: Ray" in path.read_text())
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_every_example_is_taken_as_it_stands(crds: ControlPlane, namespace: str, example: Path) -> None:
     for document in yaml.safe_load_all(example.read_text()):
-        if document["kind"] == "RayCluster":
-            status, answer = crds.request("POST", path(namespace), document)
+        if document["kind"] in ("RayCluster", "RayService"):
+            status, answer = crds.request("POST", path(namespace, kind=document["kind"]), document)
             assert status == 201, answer
             assert contains(answer["spec"], document["spec"]), "nothing was dropped"
 
 
-def contains(whole: Any, part: Any) -> bool:
-    if isinstance(part, dict):
-        return isinstance(whole, dict) and all(contains(whole.get(key), item) for key, item in part.items())
-    if isinstance(part, list):
-        same = isinstance(whole, list) and len(whole) == len(part)
-        return same and all(contains(*pair) for pair in zip(whole, part, strict=True))
-    return bool(whole == part)
-
-
+@pytest.mark.parametrize("kind", ["RayCluster", "RayService"])
 @pytest.mark.parametrize("version", ["v1", "v1alpha1"])
 def test_every_field_is_kept_and_unknown_ones_are_not(
-    crds: ControlPlane, namespace: str, version: str
+    crds: ControlPlane, namespace: str, version: str, kind: str
 ) -> None:
-    raw = {**everything(), "apiVersion": f"ray.io/{version}"}
+    raw = {**whole(kind), "apiVersion": f"ray.io/{version}"}
     wanted = copy.deepcopy(raw["spec"])
     raw["spec"]["aFieldOfTomorrow"] = 1
-    raw["spec"]["headGroupSpec"]["template"]["spec"]["aFieldOfKubernetes"] = {"of": "tomorrow"}
-    status, answer = crds.request("POST", path(namespace, version=version), raw)
+    cluster_of(raw)["headGroupSpec"]["template"]["spec"]["aFieldOfKubernetes"] = {"of": "tomorrow"}
+    status, answer = crds.request("POST", path(namespace, version=version, kind=kind), raw)
     assert status == 201, answer
-    status, found = crds.request("GET", path(namespace, "demo"))
+    status, found = crds.request("GET", path(namespace, "demo", kind=kind))
     assert status == 200
     assert contains(found["spec"], wanted)
     assert "aFieldOfTomorrow" not in found["spec"]
-    assert found["spec"]["headGroupSpec"]["template"]["spec"]["aFieldOfKubernetes"] == {"of": "tomorrow"}
+    pod = cluster_of(found)["headGroupSpec"]["template"]["spec"]
+    assert pod["aFieldOfKubernetes"] == {"of": "tomorrow"}
 
 
-def test_defaults_are_filled_in(crds: ControlPlane, namespace: str) -> None:
-    raw = everything()
-    raw["spec"]["workerGroupSpecs"] = [group()]
-    raw["spec"]["gcsFaultToleranceOptions"] = {"backend": "rocksdb", "storage": {}}
-    _, answer = crds.request("POST", path(namespace), raw)
-    (found,) = answer["spec"]["workerGroupSpecs"]
+@pytest.mark.parametrize("kind", ["RayCluster", "RayService"])
+def test_defaults_are_filled_in(crds: ControlPlane, namespace: str, kind: str) -> None:
+    raw = whole(kind)
+    cluster_of(raw)["workerGroupSpecs"] = [group()]
+    cluster_of(raw)["gcsFaultToleranceOptions"] = {"backend": "rocksdb", "storage": {}}
+    _, answer = crds.request("POST", path(namespace, kind=kind), raw)
+    cluster = cluster_of(answer)
+    (found,) = cluster["workerGroupSpecs"]
     assert {name: found[name] for name in ("replicas", "minReplicas", "maxReplicas", "numOfHosts")} == {
         "replicas": 0,
         "minReplicas": 0,
         "maxReplicas": 2147483647,
         "numOfHosts": 1,
     }
-    assert answer["spec"]["gcsFaultToleranceOptions"]["storage"]["deletionPolicy"] == "DeleteWithCluster"
+    assert cluster["gcsFaultToleranceOptions"]["storage"]["deletionPolicy"] == "DeleteWithCluster"
 
 
 REFUSED: list[tuple[str, Any, str]] = [
@@ -118,13 +106,29 @@ RULES: list[Raw] = [
 ]
 
 
+@pytest.mark.parametrize("kind", ["RayCluster", "RayService"])
 @pytest.mark.parametrize("change", RULES)
-def test_contradictions_where_the_server_has_rules(crds: ControlPlane, namespace: str, change: Raw) -> None:
+def test_contradictions_where_the_server_has_rules(
+    crds: ControlPlane, namespace: str, change: Raw, kind: str
+) -> None:
     """An older server takes them, and the operator says what is wrong."""
-    raw = everything()
-    raw["spec"].update(change)
-    status, answer = crds.request("POST", path(namespace), raw)
+    raw = whole(kind)
+    cluster_of(raw).update(change)
+    status, answer = crds.request("POST", path(namespace, kind=kind), raw)
     assert status == (422 if crds.version >= RULES_SINCE else 201), answer
+
+
+@pytest.mark.parametrize(("kind", "longest"), [("RayCluster", 53), ("RayService", 47)])
+def test_names_that_leave_no_room_for_others(
+    crds: ControlPlane, namespace: str, kind: str, longest: int
+) -> None:
+    raw = whole(kind)
+    raw["metadata"]["name"] = "n" * (longest + 1)
+    status, answer = crds.request("POST", path(namespace, kind=kind), raw)
+    assert status == (422 if crds.version >= RULES_SINCE else 201), answer
+    raw["metadata"]["name"] = "n" * longest
+    status, answer = crds.request("POST", path(namespace, kind=kind), raw)
+    assert status == 201, answer
 
 
 @pytest.mark.parametrize(
@@ -141,44 +145,15 @@ def test_what_is_fixed_once_set(crds: ControlPlane, namespace: str, field: str, 
     assert status == (422 if crds.version >= RULES_SINCE else 200), answer
 
 
-# Without empty texts: servers of 1.20 built with a later Go take some of them for null.
-STATUS: Raw = {
-    "state": "ready",
-    "head": {"podIP": "10.0.0.1", "podName": "h", "serviceIP": "10.0.0.1", "serviceName": "s"},
-    "endpoints": {"client": "10001"},
-    "readyWorkerReplicas": 1,
-    "availableWorkerReplicas": 1,
-    "desiredWorkerReplicas": 1,
-    "minWorkerReplicas": 0,
-    "maxWorkerReplicas": 2147483647,
-    "desiredCPU": "1500m",
-    "desiredMemory": "3Gi",
-    "desiredGPU": "0",
-    "desiredTPU": "0",
-    "observedGeneration": 1,
-    "lastUpdateTime": "2023-11-14T22:13:20Z",
-    "stateTransitionTimes": {"ready": "2023-11-14T22:13:20Z"},
-    "conditions": [
-        {
-            "type": "HeadPodReady",
-            "status": "True",
-            "reason": "HeadPodRunningAndReady",
-            "message": "The head is ready",
-            "lastTransitionTime": "2023-11-14T22:13:20Z",
-        }
-    ],
-}
-
-
 def test_a_status_is_kept_whole_and_shown(crds: ControlPlane, namespace: str) -> None:
     status, answer = crds.request("POST", path(namespace), everything())
     assert status == 201, answer["message"]
-    body = {"status": STATUS}
+    body = {"status": CLUSTER_STATUS}
     status, answer = crds.request(
         "PATCH", path(namespace, "demo/status"), body, content_type="application/merge-patch+json"
     )
     assert status == 200, answer["message"]
-    assert answer["status"] == STATUS
+    assert answer["status"] == CLUSTER_STATUS
     assert answer["metadata"]["generation"] == 1
     head, row = crds.kubectl("get", "rayclusters", "--namespace", namespace).stdout.strip().splitlines()
     for column in ("DESIRED WORKERS", "AVAILABLE WORKERS", "CPUS", "MEMORY", "GPUS", "STATUS", "AGE"):
@@ -192,10 +167,13 @@ def test_a_status_is_kept_whole_and_shown(crds: ControlPlane, namespace: str) ->
 def test_kubectl_explains_the_fields(crds: ControlPlane) -> None:
     said = crds.kubectl("explain", "rayclusters.spec.gcsFaultToleranceOptions.enableActivePassiveHead").stdout
     assert "second head" in said
+    said = crds.kubectl("explain", "rayservices.spec.rayClusterConfig.gcsFaultToleranceOptions").stdout
+    assert "enableActivePassiveHead" in said
 
 
-def test_the_old_version_is_marked_as_such(crds: ControlPlane) -> None:
-    found = json.loads(crds.kubectl("get", "crd", "rayclusters.ray.io", "--output=json").stdout)
+@pytest.mark.parametrize("name", ["rayclusters.ray.io", "rayservices.ray.io"])
+def test_the_old_version_is_marked_as_such(crds: ControlPlane, name: str) -> None:
+    found = json.loads(crds.kubectl("get", "crd", name, "--output=json").stdout)
     versions = {version["name"]: version for version in found["spec"]["versions"]}
     assert versions["v1"]["storage"]
     assert versions["v1alpha1"]["deprecated"]

@@ -120,13 +120,15 @@ def may(plane: ControlPlane, verb: str, resource: str, namespace: str) -> bool:
     ("verb", "resource"),
     [
         *(("list", what) for what in ("secrets", "serviceaccounts", "roles.rbac.authorization.k8s.io")),
-        *(("delete", what) for what in ("secrets", "services", "persistentvolumeclaims", "namespaces")),
-        *(("update", what) for what in ("rayclusters.ray.io", "pods", "nodes", "secrets")),
+        *(("delete", what) for what in ("secrets", "persistentvolumeclaims", "namespaces", "configmaps")),
+        *(("deletecollection", what) for what in ("rayclusters.ray.io", "services", "pods")),
+        *(("update", what) for what in ("rayclusters.ray.io", "rayservices.ray.io", "pods", "nodes")),
         *(
             ("create", what)
-            for what in ("rayclusters.ray.io", "pods/exec", "clusterroles", "deployments.apps")
+            for what in ("rayservices.ray.io", "pods/exec", "clusterroles", "deployments.apps")
         ),
-        ("delete", "rayclusters.ray.io"),
+        ("delete", "rayservices.ray.io"),
+        ("patch", "secrets"),
         ("escalate", "roles.rbac.authorization.k8s.io"),
         ("bind", "clusterroles.rbac.authorization.k8s.io"),
         ("patch", "roles.rbac.authorization.k8s.io"),
@@ -136,6 +138,21 @@ def may(plane: ControlPlane, verb: str, resource: str, namespace: str) -> bool:
 )
 def test_what_it_may_not_do(installed: ControlPlane, namespace: str, verb: str, resource: str) -> None:
     assert not may(installed, verb, resource, namespace)
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource"),
+    [
+        *((verb, "rayclusters.ray.io") for verb in ("create", "delete", "watch")),
+        *((verb, "rayservices.ray.io") for verb in ("list", "patch")),
+        *(("patch", f"{kind}.ray.io/status") for kind in ("rayclusters", "rayservices")),
+        *(("update", f"{kind}.ray.io/finalizers") for kind in ("rayclusters", "rayservices")),
+        *((verb, "services") for verb in ("create", "patch", "delete")),
+        ("patch", "pods"),
+    ],
+)
+def test_what_a_ray_service_needs(installed: ControlPlane, namespace: str, verb: str, resource: str) -> None:
+    assert may(installed, verb, resource, namespace)
 
 
 def test_the_lease_only_at_home(installed: ControlPlane) -> None:
@@ -221,6 +238,41 @@ def test_the_operator_works_with_exactly_these_rights(
     )
     refused = [entry for entry in operator.entries() if "orbidden" in json.dumps(entry)]
     assert not refused
+
+
+def test_a_ray_service_asks_for_no_other_rights(
+    operator: OperatorProcess, installed: ControlPlane, namespace: str
+) -> None:
+    """Its cluster is made, its status written, and all of it goes again: suspended, and then deleted."""
+    # With a store the cluster holds a finalizer, whose clean-up is tested with clusters.
+    cluster = list(yaml.safe_load_all(everything()))[1]["spec"]
+    del cluster["gcsFaultToleranceOptions"]
+    config = "applications: [{name: a, import_path: m.a}]"
+    service = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": {"name": "shop"},
+        "spec": {"rayClusterConfig": cluster, "serveConfigV2": config},
+    }
+    installed.kubectl("--namespace", namespace, "apply", "--filename=-", input=yaml.safe_dump(service))
+    until(
+        "its cluster is made, with Pods",
+        lambda: len(objects(installed, namespace, "pods")) == 3,
+        BOUND_S,
+    )
+
+    def conditions() -> dict[str, str]:
+        status = objects(installed, namespace, "rayservices")["shop"].get("status") or {}
+        return {found["type"]: found["status"] for found in status.get("conditions", ())}
+
+    until("its status is written", lambda: "Ready" in conditions(), BOUND_S)
+    suspend = '--patch={"spec":{"suspend":true}}'
+    installed.kubectl("--namespace", namespace, "patch", "rsvc", "shop", "--type=merge", suspend)
+    until("it is suspended", lambda: conditions().get("Suspended") == "True", BOUND_S)
+    assert not objects(installed, namespace, "rayclusters")
+    installed.kubectl("--namespace", namespace, "delete", "rsvc", "shop", "--wait=false")
+    until("it is gone", lambda: not objects(installed, namespace, "rayservices"), BOUND_S)
+    assert not [entry for entry in operator.entries() if "orbidden" in json.dumps(entry)]
 
 
 def test_a_right_that_is_missing_is_named_and_stops_nothing_else(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ import pytest
 from control_plane import ControlPlane, until
 from kubelet_bench import LIVE, STUBBORN, Bench, program
 from kubelet_fixture import NodeProcess, ready, real_node
+
+from rayward.local.service_keeper import proxy_identity, proxy_runs
 
 pytestmark = pytest.mark.namespaces
 
@@ -281,6 +285,51 @@ def test_services_are_known_by_name_in_their_namespace_and_beyond(bench: Bench) 
         )
     finally:
         bench.plane.kubectl("delete", "namespace", other, "--wait=false")
+
+
+ANSWER = """
+import http.server, socket
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(socket.gethostname().encode())
+http.server.HTTPServer(("", 8000), Handler).serve_forever()
+"""
+ASK_OFTEN = """
+import urllib.request
+for _ in range(6): print(urllib.request.urlopen("http://serve", timeout=5).read().decode())
+"""
+
+
+def test_connections_to_a_service_for_serve_are_spread_over_its_ready_pods(bench: Bench) -> None:
+    probe = {"httpGet": {"port": 8000}, "periodSeconds": 1}
+    ports = [{"name": "answers", "containerPort": 8000}]
+    for name in ("one", "two"):
+        bench.pod(name, program(ANSWER, readinessProbe=probe, ports=ports), labels={"app": "web"})
+    bench.pod("client")
+    port = [{"name": "serve", "port": 80, "targetPort": "answers"}]
+    spec = {"selector": {"app": "web"}, "ports": port}
+    bench.apply("Service", "serve", labels={"ray.io/serve": "serve"}, spec=spec)
+    for name in ("one", "two", "client"):
+        bench.until_ready(name)
+
+    def answers() -> list[str]:
+        return sorted(bench.execute("client", "python3", "-c", ASK_OFTEN).stdout.split())
+
+    bench.until("both answer alike", lambda: answers() == ["one"] * 3 + ["two"] * 3)
+    bench.kubectl("delete", "pod", "one")
+    assert answers() == ["two"] * 6
+    # The proxy outlives the node's process, and comes again if it does not.
+    proxy = proxy_identity(bench.node.ground.folder)
+    bench.node.kill()
+    bench.node.start()
+    bench.until("the node takes orders", lambda: bench.execute("client", "true").returncode == 0)
+    assert answers() == ["two"] * 6
+    assert proxy_identity(bench.node.ground.folder) == proxy
+    assert proxy is not None
+    os.kill(proxy[0], signal.SIGKILL)
+    bench.until("it is back", lambda: answers() == ["two"] * 6)
+    bench.kubectl("delete", "service", "serve")
+    bench.until("without Services there is none", lambda: not proxy_runs(bench.node.ground.folder))
 
 
 ASK_API = """

@@ -19,7 +19,7 @@ for _needed in (_HERE.parents[2], _HERE.parent):
         sys.path.insert(0, str(_needed))
 
 from kubelet.api_access import ApiServer  # noqa: E402
-from kubelet.hollow_node import HollowNodes  # noqa: E402
+from kubelet.hollow_node import ADDRESSES, HollowNodes  # noqa: E402
 from kubelet.pod_ground import Ground  # noqa: E402
 from kubelet.real_node import RealNode  # noqa: E402
 from kubelet.registration import NodeFacts  # noqa: E402
@@ -46,6 +46,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--hollow", action="store_true", help="mark Pods ready without starting anything")
     parser.add_argument("--writers", type=int, default=32, help="hollow: how many writes at a time")
     parser.add_argument("--bind", action="store_true", help="hollow: bind Pods too, in place of a scheduler")
+    parser.add_argument("--addresses", default=ADDRESSES, help="hollow: the network of the Pods' addresses")
     options = parser.parse_args(arguments)
     if not options.hollow and options.folder is None:
         parser.error("--folder is needed")
@@ -95,7 +96,8 @@ async def _run(options: argparse.Namespace, ground: Ground | None) -> None:
         asyncio.get_running_loop().add_reader(0, _end_of_input, stop)
     async with ApiServer(options.kubeconfig) as api:
         if ground is None:
-            await HollowNodes(api, nodes(options, "127.0.0.1"), options.writers, options.bind).run(stop)
+            hollow = (options.writers, options.bind, options.addresses)
+            await HollowNodes(api, nodes(options, "127.0.0.1"), *hollow).run(stop)
         else:
             await RealNode(api, ground, nodes(options, ground.gateway)).run(stop)
 

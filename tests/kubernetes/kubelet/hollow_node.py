@@ -19,7 +19,7 @@ from kubelet.background import background
 from kubelet.registration import NodeFacts, Registration, now_text
 from rayward.kube.kinds import PODS
 
-_ADDRESSES = ipaddress.IPv4Network("100.64.0.0/10")
+ADDRESSES = "100.64.0.0/10"
 _RETRY_S = 0.2
 
 
@@ -105,17 +105,24 @@ def hollow_status(pod: _Pod, address: str, host: str, now: str) -> Object:
 class HollowNodes:
     """Several nodes on which nothing runs.
 
-    With ``bind`` it binds Pods that have no node yet by itself, in turn, in place of a scheduler.
+    With ``bind`` it binds Pods that have no node yet by itself, in turn, in place of a scheduler. Each Pod
+    has an address of the network ``addresses``.
     """
 
     def __init__(
-        self, api: ApiServer, nodes: Sequence[NodeFacts], writers: int = 32, bind: bool = False
+        self,
+        api: ApiServer,
+        nodes: Sequence[NodeFacts],
+        writers: int = 32,
+        bind: bool = False,
+        addresses: str = ADDRESSES,
     ) -> None:
         self._api, self._writers, self._bind = api, writers, bind
         self._nodes = {facts.name: facts for facts in nodes}
         self._registrations = [Registration(api, facts, lambda name: False) for facts in nodes]
         # The first 256 addresses stay free for whoever wants a neighbour that is none of these Pods.
-        self._addresses = itertools.cycle(range(256, _ADDRESSES.num_addresses - 1))
+        self._network = ipaddress.IPv4Network(addresses)
+        self._addresses = itertools.cycle(range(256, self._network.num_addresses - 1))
         self._turn = itertools.cycle(self._nodes)
         self._waiting: deque[_Pod] = deque()
         self._in_hand: dict[str, str] = {}
@@ -213,7 +220,7 @@ class HollowNodes:
             await self._api.create(PODS, binding, "binding")
         elif task == "run":
             host = self._nodes[pod.spec.node_name].address
-            status = hollow_status(pod, str(_ADDRESSES[next(self._addresses)]), host, now_text())
+            status = hollow_status(pod, str(self._network[next(self._addresses)]), host, now_text())
             await self._api.patch(PODS, pod.reference, {"status": status}, "status")
 
 

@@ -14,21 +14,25 @@ Key = tuple[str, str]
 
 
 def service_lines(
-    services: Mapping[Key, Object], endpoints: Mapping[Key, Object]
+    services: Mapping[Key, Object], endpoints: Mapping[Key, Object], own: Mapping[Key, str] | None = None
 ) -> list[tuple[str, str, list[str]]]:
-    """(namespace, address, names) for every ready endpoint of every Service; names from short to long.
+    """(namespace, address, names) for whatever a Service's name leads to; names from short to long.
 
-    A headless Service leads to all of its endpoints, any other one straight to its first, for there is no
-    proxy and a hosts file cannot spread connections.
+    A headless Service leads to all of its ready endpoints; one with an address in ``own`` there, and its
+    connections are spread; any other one straight to its first, for a hosts file cannot spread them.
     """
     lines = []
     for (namespace, name), service in sorted(services.items()):
+        names = service_names({"metadata": {"name": name}}, namespace)
+        address = (own or {}).get((namespace, name))
+        if address is not None:
+            lines.append((namespace, address, [*names]))
+            continue
         found = _addresses(endpoints.get((namespace, name)) or {})
         headless = (service.get("spec") or {}).get("clusterIP") == "None"
-        for address, hostname in found if headless else found[:1]:
-            names = service_names({"metadata": {"name": name}}, namespace)
-            own = [f"{hostname}.{text}" for text in names] if hostname and headless else []
-            lines.append((namespace, address, [*names, *own]))
+        for ip, hostname in found if headless else found[:1]:
+            below = [f"{hostname}.{text}" for text in names] if hostname and headless else []
+            lines.append((namespace, ip, [*names, *below]))
     return lines
 
 

@@ -18,11 +18,13 @@ from kubelet.pod_ground import Ground
 from kubelet.pod_manifest import API_NAME, adapted, claims, references, tokens
 from kubelet.pod_names import hosts_text, service_lines, write_in_place
 from kubelet.pod_runner import PodRunner
+from kubelet.pod_services import Spread
 from kubelet.registration import NodeFacts, Registration
 from rayward.kube.kinds import CONFIGMAPS, SECRETS, SERVICES
 
 _MIRRORED = (CONFIGMAPS, SECRETS)
 _END_GRACE_S, _END_BOUND_S = 2, 30.0
+_KEEP_S = 0.5
 
 
 class RealNode:
@@ -38,6 +40,7 @@ class RealNode:
         self._registrations = [Registration(api, facts, ground.is_lost) for facts in nodes]
         self._server = NodeServer(ground, self._runner.pods)
         self._door = ApiDoor(api.url)
+        self._spread = Spread(ground)
         self._refresh: asyncio.Handle | None = None
         self._wake_path = str(ground.folder.path / "wake")
 
@@ -51,6 +54,7 @@ class RealNode:
         try:
             async with background(stop) as jobs:
                 jobs.add(item.run() for item in (*first, self._claims.volumes, self._claims))
+                jobs.add([self._keep_spread()])
                 await _all_synced(first, stop)
                 for kind, reflector in self._mirrors.items():
                     self._ground.keep_only(kind.name, set(reflector.items))
@@ -121,7 +125,7 @@ class RealNode:
     def _hosts(self, pod: Mapping[str, Any], address: str) -> str:
         metadata = pod["metadata"]
         hostname = pod["spec"].get("hostname") or metadata["name"]
-        lines = service_lines(self._services.items, self._endpoints.items)
+        lines = service_lines(self._services.items, self._endpoints.items, self._spread.addresses)
         door = self._ground.gateway
         names = f"{door}\t{API_NAME} {API_NAME}.cluster.local kubernetes.default"
         names += " kubernetes\n" if metadata["namespace"] == "default" else "\n"
@@ -140,11 +144,18 @@ class RealNode:
         self._refresh = None
         if not (self._services.synced.is_set() and self._endpoints.synced.is_set()):
             return
+        self._spread.take(self._services.items, self._endpoints.items, self._runner.pods.values())
         for uid in self._ground.found():
             path = self._ground.folder.pods / uid / "hosts"
             pod = self._runner.pods.get(uid)
             if pod is not None and path.exists() and not self._ground.is_lost(pod["spec"]["nodeName"]):
                 write_in_place(path, self._hosts(pod, self._ground.address(uid)))
+
+    async def _keep_spread(self) -> None:
+        """The proxy is looked after also while nothing changes."""
+        while True:
+            await asyncio.sleep(_KEEP_S)
+            self._spread.keep()
 
 
 class _Wakes(asyncio.BaseTransport):

@@ -67,7 +67,24 @@ def test_no_right_is_wild_or_wider_than_its_use() -> None:
     assert all("*" not in resource for _, resource in rights)
     assert rights["", "secrets"] == {"get", "create"}
     assert rights["", "events"] == {"create", "patch"}
-    assert rights["ray.io", "rayclusters"] == {"get", "list", "watch", "patch"}
+    assert {what: verbs for (group, what), verbs in rights.items() if group == "ray.io"} == {
+        # A user's own objects are never made or deleted; clusters are, for a RayService.
+        "rayservices": {"get", "list", "watch", "patch"},
+        "rayclusters": {"get", "list", "watch", "patch", "create", "delete"},
+        **{f"{kind}/status": {"patch"} for kind in ("rayclusters", "rayservices")},
+        **{f"{kind}/finalizers": {"update"} for kind in ("rayclusters", "rayservices")},
+    }
+    assert {what for what, verbs in rights.items() if "delete" in verbs} == {
+        ("", "pods"),
+        ("", "services"),
+        ("batch", "jobs"),
+        ("ray.io", "rayclusters"),
+    }
+    assert not [what for what, verbs in rights.items() if "deletecollection" in verbs]
+    assert {what for what, verbs in rights.items() if "update" in verbs} == {
+        ("ray.io", "rayclusters/finalizers"),
+        ("ray.io", "rayservices/finalizers"),
+    }
     assert rights["", "nodes"] == {"get", "list", "watch"}
     # The Lease is in the operator's own namespace only.
     assert ("coordination.k8s.io", "leases") not in rights

@@ -40,7 +40,7 @@ def event_reasons() -> set[str]:
     for name, words in calls():
         if name == "Event" and len(words) > 1 and words[0] in ("Normal", "Warning"):
             found.add(words[1])
-        elif name in ("say", "warn", "_abandon") and words:
+        elif name in ("say", "_say", "warn", "_abandon") and words:
             found.add(words[0])
     return {reason for reason in found if reason}
 
@@ -91,7 +91,7 @@ def test_every_variable(path: str) -> None:
 
 def test_every_metric() -> None:
     metrics = Metrics()
-    metrics.watch_queue(lambda: 0)
+    metrics.watch_queues({"raycluster": lambda: 0})
     families = {family.name for family in metrics.registry.collect()}
     assert "kuberay_cluster_info" in families
     text = REFERENCE.replace("`_", "`controller_runtime_reconcile_")

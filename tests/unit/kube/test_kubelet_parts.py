@@ -10,8 +10,11 @@ from kubelet.log_stream import tail_offset
 from kubelet.node_server import Refused, parse_request
 from kubelet.pod_names import hosts_text, service_lines
 from kubelet.pod_report import difference, wanted_status
+from kubelet.pod_services import table_of
 from kubelet.registration import NodeFacts, is_ready, node_status
 from kubelet.streaming import exit_status
+
+from rayward.local.service_rules import Endpoint, Table
 
 NOW = "2026-01-01T00:00:09Z"
 THEN = "2026-01-01T00:00:01Z"
@@ -112,6 +115,41 @@ def test_names_lead_to_ready_endpoints_and_stay_in_their_namespace() -> None:
         "10.0.0.2 any any.a any.a.svc any.a.svc.cluster.local",
         "10.0.0.4 any.b any.b.svc any.b.svc.cluster.local",
     ]
+
+
+def test_a_name_leads_to_the_address_that_its_connections_are_spread_from() -> None:
+    services = {("a", "serve"): service("10.96.0.7"), ("a", "none"): service("10.96.0.8")}
+    lines = service_lines(services, {("a", "serve"): endpoints("10.0.0.2")}, {("a", "serve"): "10.0.0.254"})
+    assert [(where, address, names[0]) for where, address, names in lines] == [("a", "10.0.0.254", "serve")]
+
+
+def test_connections_go_where_the_api_server_says_and_may_end_where_their_pod_still_is() -> None:
+    def entry(address: str, uid: str) -> dict[str, Any]:
+        return {"ip": address, "targetRef": {"kind": "Pod", "uid": uid}}
+
+    ports = [{"name": "serve", "port": 80, "targetPort": "x"}, {"name": "late", "port": 81}]
+    ports.append({"name": "udp", "port": 82, "protocol": "UDP"})
+    services = {("a", "s"): {"spec": {"clusterIP": "10.96.0.7", "ports": ports}}}
+    subsets = [
+        {
+            "addresses": [entry("10.0.0.3", "u3"), {"ip": "10.0.0.9"}],
+            "notReadyAddresses": [entry("10.0.0.2", "u2")],
+            "ports": [{"name": "serve", "port": 8000}, {"name": "udp", "port": 82, "protocol": "UDP"}],
+        },
+        {"addresses": [entry("10.0.0.1", "u1")], "ports": [{"name": "serve", "port": 9000}]},
+    ]
+    table = table_of({("a", "s"): "10.0.0.254"}, services, {("a", "s"): {"subsets": subsets}}, {"u7"})
+    assert table == Table(
+        {
+            ("10.0.0.254", 80): (
+                Endpoint("10.0.0.1", 9000, "u1"),
+                Endpoint("10.0.0.3", 8000, "u3"),
+                Endpoint("10.0.0.9", 8000, "10.0.0.9"),
+            ),
+            ("10.0.0.254", 81): (),
+        },
+        frozenset({"u1", "u2", "u3", "u7", "10.0.0.9"}),
+    )
 
 
 @pytest.mark.parametrize("size", [3, 200_000])
