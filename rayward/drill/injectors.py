@@ -131,14 +131,14 @@ def runner_of(cluster: LocalCluster, pod: Manifest) -> Identity | None:
     return PodProcess(cluster.pod_folder(pod["metadata"]["name"])).identity()
 
 
-def kill_pod(cluster: LocalCluster, pod: Manifest) -> None:
+def kill_pod(cluster: LocalCluster, pod: Manifest) -> float:
     """End all of a Pod at once, and with it what would start it again: its host is lost. A new Pod comes in
-    its place, as one would on another host."""
+    its place, as one would on another host. Returns the moment (CLOCK_MONOTONIC) right before."""
     runner = runner_of(cluster, pod)
     if runner is not None:
         send(runner, signal.SIGSTOP)
     try:
-        cluster.kill_pod_processes(pod)
+        return cluster.kill_pod_processes(pod)
     finally:
         if runner is not None:
             send(runner, signal.SIGKILL)

@@ -44,46 +44,52 @@ def for_drill(manifests: list[Manifest], environment: Mapping[str, str] = AUDIT)
     return [_restartable(item) for item in with_environment(manifests, environment)]
 
 
+def cluster_spec(manifest: Manifest) -> dict[str, Any] | None:
+    """The spec of the Ray cluster that a manifest describes; None where it describes none."""
+    if manifest["kind"] == "RayCluster":
+        found: dict[str, Any] = manifest["spec"]
+        return found
+    return manifest["spec"]["rayClusterConfig"] if manifest["kind"] == "RayService" else None
+
+
 def with_environment(
     manifests: list[Manifest], environment: Mapping[str, str], workers: bool = False
 ) -> list[Manifest]:
     """The same objects with more variables in the Ray containers of heads, and of ``workers``."""
     found = copy.deepcopy(manifests)
-    for manifest in found:
-        if manifest["kind"] == "RayCluster":
-            groups = [manifest["spec"]["headGroupSpec"]]
-            groups += manifest["spec"].get("workerGroupSpecs") or [] if workers else []
-            for group in groups:
-                container = group["template"]["spec"]["containers"][0]
-                others = [item for item in container.get("env") or [] if item["name"] not in environment]
-                container["env"] = [
-                    *others,
-                    *({"name": name, "value": value} for name, value in environment.items()),
-                ]
+    for spec in filter(None, map(cluster_spec, found)):
+        groups = [spec["headGroupSpec"]]
+        groups += spec.get("workerGroupSpecs") or [] if workers else []
+        for group in groups:
+            container = group["template"]["spec"]["containers"][0]
+            others = [item for item in container.get("env") or [] if item["name"] not in environment]
+            container["env"] = [
+                *others,
+                *({"name": name, "value": value} for name, value in environment.items()),
+            ]
     return found
 
 
 def without_agent(manifests: list[Manifest]) -> list[Manifest]:
     """The same objects, with every RayCluster marked to start Ray by itself (``ray start --block``), as
-    KubeRay does."""
-    return [_marked(manifest) if manifest["kind"] == "RayCluster" else manifest for manifest in manifests]
+    KubeRay does; a RayService hands the mark on to its clusters."""
+    return [_marked(manifest) if cluster_spec(manifest) is not None else manifest for manifest in manifests]
 
 
 def for_stock(manifests: list[Manifest]) -> list[Manifest]:
     """The same objects as plain Ray on KubeRay runs them: one head, no agent; its store stays."""
     found = without_agent(copy.deepcopy(manifests))
     for manifest in found:
-        if manifest["kind"] == "RayCluster":
-            manifest["spec"].get("gcsFaultToleranceOptions", {}).pop("enableActivePassiveHead", None)
+        spec = cluster_spec(manifest) or {}
+        spec.get("gcsFaultToleranceOptions", {}).pop("enableActivePassiveHead", None)
     return found
 
 
 def without_fault_tolerance(manifests: list[Manifest]) -> list[Manifest]:
     """The same objects with one head whose GCS keeps its state in memory: the negative control."""
     found = copy.deepcopy(manifests)
-    for manifest in found:
-        if manifest["kind"] == "RayCluster":
-            manifest["spec"].pop("gcsFaultToleranceOptions", None)
+    for spec in filter(None, map(cluster_spec, found)):
+        spec.pop("gcsFaultToleranceOptions", None)
     return found
 
 

@@ -15,7 +15,8 @@ from rayward.drill import charts, table
 from rayward.drill.faults import known_fault
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with every word from outside escaped."""
     return Environment(
         loader=PackageLoader("rayward.drill", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -25,7 +26,8 @@ def _environment() -> Environment:
     )
 
 
-def _machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
+def machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the measurement was made on, as names and words."""
     settings = machine.get("settings") or {}
     rows = [
         (
@@ -86,10 +88,10 @@ def _drill_parts(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def drill_report(result: Mapping[str, Any]) -> str:
     """The page for a drill's result (``result_json``)."""
-    page = _environment().get_template("drill.html")
+    page = environment().get_template("drill.html")
     return page.render(
         title=f"rayward drill: {result['fault']}",
-        machine=_machine_rows(result["machine"]),
+        machine=machine_rows(result["machine"]),
         **_drill_parts(result),
     )
 
@@ -102,7 +104,7 @@ def suite_report(result: Mapping[str, Any], columns: Sequence[str], rows: Sequen
     stale = result["figures"]["stale_writes"]
     control = f", control {result['control']}" if result["control"] else ""
     return (
-        _environment()
+        environment()
         .get_template("suite.html")
         .render(
             title=f"rayward drill suite{control}",
@@ -115,7 +117,7 @@ def suite_report(result: Mapping[str, Any], columns: Sequence[str], rows: Sequen
             # The pictures escape their own words.
             failover=Markup(charts.failover_picture(shown)) if shown and shown["timeline"] else None,
             all_runs=Markup(charts.runs_picture(runs)),
-            machine=_machine_rows(result["machine"]),
+            machine=machine_rows(result["machine"]),
         )
     )
 
@@ -123,13 +125,13 @@ def suite_report(result: Mapping[str, Any], columns: Sequence[str], rows: Sequen
 def story_report(result: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> str:
     """The page for the quickstart: its steps, and the drill of one of them. ``rows`` are step, expected,
     seen, seconds, verdict."""
-    page = _environment().get_template("story.html")
+    page = environment().get_template("story.html")
     drill = result["drill"]
     parts = _drill_parts(drill) if drill and drill["runs"] else {"shown": None}
     return page.render(
         title="rayward quickstart",
         story=result,
         steps=rows,
-        machine=_machine_rows(result["machine"]),
+        machine=machine_rows(result["machine"]),
         **parts,
     )
