@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from rayward.cli import kinds, output
+from rayward.cli.drill_serve import run_serve
 from rayward.cli.drill_suite import suite, write
 from rayward.drill import manifests, temporary
 from rayward.drill.drill import DrillPlan, Tell, check_plan, run_drill
@@ -20,6 +21,8 @@ from rayward.drill.faults import FAULTS, GROUPS, Fault, find_fault
 from rayward.drill.record import failures
 from rayward.drill.report import drill_report
 from rayward.drill.result import DrillOutcome, result_json
+from rayward.drill.serve_faults import GROUP_WORDS, SERVE_FAULTS, known_serve_fault
+from rayward.drill.serve_session import ServePlan
 from rayward.drill.stock import run_stock
 from rayward.drill.table import figures_table
 from rayward.errors import RaywardError
@@ -30,6 +33,9 @@ from rayward.local.cluster import LocalCluster
 _OWN_CLUSTER = "drill"
 _PAUSE_HELP = "Seconds of quiet load before each run; up to 1 s at random is added."
 _SECONDS_HELP = "How long each fault lasts, for those that last (default: the fault's own; see `drill list`)."
+_RATE_HELP = "serve-*: requests per second (default: half of what is measured at the start)."
+_QUIET_HELP = "serve-*: seconds of load before the first run."
+_NEW_HELP = "serve-*: a new connection for each request instead of kept ones."
 _STOCK_HELP = "Inject the same into plain `ray start --block` too (minutes), for comparison."
 
 
@@ -52,10 +58,14 @@ def list_() -> None:
             if fault.group == group:
                 lasts = f" [{fault.seconds:g} s]" if fault.seconds else ""
                 print(f"  {fault.name:<32} {fault.does}{lasts}: {fault.stands_for}")
+    print(f"{GROUP_WORDS}:")
+    for each in SERVE_FAULTS:
+        print(f"  {each.name:<32} {each.does}: {each.stands_for}")
 
 
 def _complete_fault(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    return [fault.name for fault in FAULTS if fault.name.startswith(incomplete)]
+    names = [fault.name for fault in FAULTS] + [fault.name for fault in SERVE_FAULTS]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 @drill.command(epilog="example: rayward drill run host-loss -n 10 --report out/host-loss.html")
@@ -80,6 +90,11 @@ def _complete_fault(_context: click.Context, _parameter: click.Parameter, incomp
 @click.option(
     "--stock-runs", default=1, show_default=True, type=click.IntRange(1, 100), help="How often, with --stock."
 )
+@click.option("--rate", type=click.FloatRange(1, 100_000), help=_RATE_HELP)
+@click.option(
+    "--quiet-seconds", type=click.FloatRange(1, 3600), default=60.0, show_default=True, help=_QUIET_HELP
+)
+@click.option("--new-connections", is_flag=True, help=_NEW_HELP)
 def run(
     fault: str,
     cluster: str | None,
@@ -92,6 +107,9 @@ def run(
     report: Path | None,
     stock: bool,
     stock_runs: int,
+    rate: float | None,
+    quiet_seconds: float,
+    new_connections: bool,
 ) -> None:
     """Inject a fault some times, under load, and say whether the cluster held.
 
@@ -99,12 +117,29 @@ def run(
     (or that of -f) and taken down at the end. Exit status 0 only if every run held: no call to a running
     actor and no task failed, nothing was lost, no worker restarted, only one head wrote, and a new actor
     answered within 30 s (of the fault, or of its end where it lets nothing through).
+
+    serve-*: into a cluster with a RayService, which has to be up (or come with -f). Exit status 0 only if no
+    request failed and the service was whole again each time.
     """
     chosen = random.randrange(2**31) if seed is None else seed
-    plan = DrillPlan(find_fault(fault), runs, chosen, pause, seconds=seconds)
-    check_plan(plan)
     if cluster is not None and filename is not None:
         raise RaywardError("--cluster and --filename exclude each other", where="rayward drill run")
+    served = known_serve_fault(fault)
+    if served is not None:
+        if seconds is not None:
+            raise RaywardError("--seconds has no meaning for it", where=f"rayward drill run {fault}")
+        serve_plan = ServePlan(
+            served, runs, chosen, quiet_seconds, pause, rate=rate, new_connections=new_connections
+        )
+        run_serve(serve_plan, cluster, filename, json_file, report, stock_runs if stock else 0)
+    plan = DrillPlan(find_fault(fault), runs, chosen, pause, seconds=seconds)
+    check_plan(plan)
+    if rate is not None or new_connections:
+        raise RaywardError(
+            "--rate and --new-connections have no meaning for it",
+            where=f"rayward drill run {fault}",
+            todo="they are for the serve-* drills, which send requests",
+        )
     if stock and plan.fault.group != "gcs" and fault != "host-loss":
         raise RaywardError(
             f"--stock has nothing to compare {fault} with", todo="gcs-kill, gcs-term, gcs-freeze"

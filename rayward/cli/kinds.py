@@ -16,6 +16,7 @@ _KINDS = {
     "Pod": ("pods", "pod", "po"),
     "Service": ("services", "service", "svc"),
     "RayCluster": ("rayclusters", "raycluster", "rayclusters.ray.io"),
+    "RayService": ("rayservices", "rayservice", "rsvc", "rayservices.ray.io"),
     "Deployment": ("deployments", "deployment", "deploy"),
     "StatefulSet": ("statefulsets", "statefulset", "sts"),
     "Job": ("jobs", "job", "jobs.batch"),

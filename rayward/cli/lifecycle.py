@@ -85,6 +85,22 @@ def up(filename: Path | None, name: str | None, timeout: float, no_wait: bool) -
     print("next: rayward get pods; rayward status; rayward drill run gcs-kill")
 
 
+@click.command(epilog="example: rayward apply -f examples/ray-service.high-availability.yaml")
+@click.option("-f", "--filename", type=click.Path(path_type=Path), required=True, help="Manifests to apply.")
+@kinds.cluster_option
+def apply(filename: Path, cluster: str | None) -> None:
+    """Change what runs: bring objects of a cluster that is up to what the manifests say.
+
+    A RayService takes a new serveConfigV2 in place; for another rayClusterConfig it builds a new cluster
+    beside the old one and switches when that answers. A RayCluster's Pods stay as they are unless
+    upgradeStrategy says Recreate; numbers of workers follow.
+    """
+    chosen, manifests = local.read_manifests(filename, None)
+    found = local.find(cluster or (chosen if len(state.clusters()) > 1 else None))
+    for manifest, word in found.apply(manifests):
+        print(f"{kinds.plural(manifest['kind'])}/{manifest['metadata']['name']} {word}")
+
+
 @click.command(epilog="example: rayward down raycluster-external-redis")
 @click.argument("name", required=False, shell_complete=kinds.complete_cluster)
 @click.option("--all", "everything", is_flag=True, help="Take every cluster of this machine down.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from rayward.cli import kinds, output
+from rayward.cli import kinds, output, services
 from rayward.errors import RaywardError
 from rayward.local import cluster as local
 from rayward.local import state
@@ -77,6 +77,7 @@ def _table(
     columns = {
         "Pod": ["name", "ready", "status", "restarts", "age"] + (["ip", "pid", "labels"] if wide else []),
         "Service": ["name", "cluster-ip", "endpoints", "ports", "age"],
+        "RayService": ["name", "service status", "num serve endpoints", "cluster", "upgrade", "age"],
         "RayCluster": ["name", "desired workers", "available workers", "status", "head", "age"],
     }.get(kind, ["name", "data", "age"] if kind in ("ConfigMap", "Secret") else ["name", "status", "age"])
     rows = []
@@ -114,6 +115,8 @@ def _row(kind: str, where: LocalCluster, item: Manifest, wide: bool) -> list[obj
             "terminating" if item["metadata"].get("deletionTimestamp") else status.get("state") or "starting"
         )
         return [name, *workers, shown, (status.get("head") or {}).get("podName", "<none>"), age]
+    if kind == "RayService":
+        return services.row(item, age)
     if kind in ("ConfigMap", "Secret"):
         data = {
             **(item.get("data") or {}),
@@ -205,6 +208,8 @@ def status(name: str | None, as_json: bool) -> None:
         ]
         columns = ["pod", "role", "leads", "phase", "gcs", "store", "pod restarts", "last recovery", "says"]
         output.table(columns, rows)
+        for service in entry["services"]:
+            services.show(service)
         for node in entry["nodes"]:
             if node["fence"] != "-":
                 print(f"fence of {node['pod']}: {node['fence']}")
@@ -240,6 +245,7 @@ def _status_of(cluster: LocalCluster) -> dict[str, Any]:
     states = [item.get("status", {}).get("state") or "starting" for item in cluster.folder.list("RayCluster")]
     return {
         "name": cluster.name,
+        "services": [services.report(item) for item in cluster.folder.list("RayService")],
         "state": ",".join(states) or "no RayCluster",
         "mode": "own network" if cluster.mode == "namespaces" else "host network",
         "node": "running"

@@ -48,6 +48,7 @@ def completion(shell: str) -> None:
 
 for command in (
     lifecycle.up,
+    lifecycle.apply,
     lifecycle.down,
     look.get,
     look.describe,
