@@ -146,6 +146,11 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def mb(value: int) -> str:
+    """Bytes, as a table says them."""
+    return f"{value / 2**20:.0f} MB"
+
+
 def percent(share: float) -> str:
     """A share of one core, for people."""
     return f"{share * 100:.2f} %"

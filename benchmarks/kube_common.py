@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 CRDS = common.ROOT / "deploy" / "crds"
-RAYCLUSTERS_PATH = "/apis/ray.io/v1/rayclusters"
+SERVED = ("/apis/ray.io/v1/rayclusters", "/apis/ray.io/v1/rayservices")
 # Thousands of Pods in several versions each until the next compaction; etcd's own bound is 2 GB.
 _ETCD_BYTES = 6 << 30
 _REQUESTS = "rest_client_requests_total{"
@@ -70,12 +70,13 @@ def kubernetes_version() -> str:
 
 
 @contextmanager
-def control_plane() -> Iterator[ControlPlane]:
-    """A control plane that knows RayClusters, for the time of the context."""
+def control_plane(added: Mapping[str, Sequence[str]] | None = None) -> Iterator[ControlPlane]:
+    """A control plane that knows RayClusters and RayServices, for the time of the context; ``added`` are
+    flags of its programs, by program."""
     # An end from outside must not leave an operator or a kubelet behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     binaries = _binaries()
-    flags = {"etcd": [f"--quota-backend-bytes={_ETCD_BYTES}"]}
+    flags = {"etcd": [f"--quota-backend-bytes={_ETCD_BYTES}"], **(added or {})}
     with planes.running(binaries, Options(flags=flags)) as plane:
         if not plane.controllers:
             raise click.ClickException(f"{binaries.folder} has no kube-controller-manager, kube-scheduler")
@@ -83,8 +84,10 @@ def control_plane() -> Iterator[ControlPlane]:
         plane.kubectl(
             "create", "--validate=false", *(f"--filename={file}" for file in sorted(CRDS.glob("*.yaml")))
         )
-        path = f"{RAYCLUSTERS_PATH}?limit=1"
-        until("the API server serves RayClusters", lambda: plane.request("GET", path)[0] == 200)
+        until(
+            "the API server serves both kinds",
+            lambda: all(plane.request("GET", f"{path}?limit=1")[0] == 200 for path in SERVED),
+        )
         yield plane
 
 

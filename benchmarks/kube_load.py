@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from benchmarks.kube_common import ControlPlane
+from benchmarks.kube_common import ControlPlane, OperatorProcess, operator_process
 from benchmarks.kube_watch import CLUSTER, Key
 from rayward.kube.client import AT_ONCE, KubeClient
 from rayward.kube.kinds import CONFIGMAPS, PODS, RAYCLUSTERS, SERVICES, Kind
@@ -37,6 +39,16 @@ class Bounds:
     qps: float
     burst: int
     workers: int
+
+
+@contextmanager
+def operator_in(plane: ControlPlane, bounds: Bounds, wait: bool = True) -> Iterator[OperatorProcess]:
+    """An operator for this control plane; with ``wait`` it is ready."""
+    options = ("--qps", bounds.qps, "--burst", bounds.burst, "--reconcile-concurrency", bounds.workers)
+    with tempfile.TemporaryDirectory(prefix="rayward-bench-") as folder:
+        log = Path(folder) / "operator.log"
+        with operator_process(plane.kubeconfig, log, *map(str, options), wait=wait) as found:
+            yield found
 
 
 def keys(size: int, namespaces: Sequence[str], prefix: str) -> list[Key]:

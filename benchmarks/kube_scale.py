@@ -7,13 +7,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -132,7 +130,7 @@ def _model(plane: ControlPlane, bounds: Bounds) -> kube_load.Model:
     """What one cluster comes to: the operator makes it once."""
     key = ("bench-model", "scale-model")
     kube_common.make_namespaces(plane, [key[0]])
-    with _operator_in(plane, bounds):
+    with kube_load.operator_in(plane, bounds):
         asyncio.run(_make_one(plane, key))
         model = kube_load.Model(plane, key)
     plane.kubectl("delete", "namespace", key[0], "--timeout=60s", timeout_s=90)
@@ -164,15 +162,6 @@ async def _run_floor(
 # -- the operator --------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _operator_in(plane: ControlPlane, bounds: Bounds, wait: bool = True) -> Iterator[OperatorProcess]:
-    options = ("--qps", bounds.qps, "--burst", bounds.burst, "--reconcile-concurrency", bounds.workers)
-    with tempfile.TemporaryDirectory(prefix="rayward-bench-") as folder:
-        log = Path(folder) / "operator.log"
-        with kube_common.operator_process(plane.kubeconfig, log, *map(str, options), wait=wait) as found:
-            yield found
-
-
 def _operator(size: int, asked: Asked) -> dict[str, Any]:
     """Everything that is measured with an operator, on a control plane of its own."""
     with _ground(size) as (plane, nodes):
@@ -183,13 +172,13 @@ def _operator(size: int, asked: Asked) -> dict[str, Any]:
 async def _run_operator(plane: ControlPlane, nodes: NodeProcess, size: int, asked: Asked) -> dict[str, Any]:
     wanted = kube_load.keys(size, _namespaces(size), "scale")
     async with Watches(plane) as watches:
-        with _operator_in(plane, asked.bounds) as operator:
+        with kube_load.operator_in(plane, asked.bounds) as operator:
             found = await _until_ready(plane, nodes, operator, watches, wanted, asked)
             common.tell(f"operator: all ready after {found['ready_s']:.1f} s")
             found.update(await asyncio.to_thread(_settled, operator, size))
             common.tell(f"at rest for {asked.rest_s:g} s")
             found["rest"] = await asyncio.to_thread(_rest, operator, asked.rest_s)
-        with _operator_in(plane, asked.bounds, wait=False) as operator:
+        with kube_load.operator_in(plane, asked.bounds, wait=False) as operator:
             found["restart"] = await asyncio.to_thread(_restarted, operator, size)
             common.tell(f"started anew: steady after {found['restart']['steady_s']:.2f} s")
             found["heads"] = await _heads(plane, watches, wanted, asked)
@@ -345,8 +334,8 @@ def table(parts: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]
         ("writes per cluster", str(REACH_WRITES), lambda size, part: f"{part['writes_per_cluster']:.2f}"),
         ("of these", "", lambda size, part: _by_verb(part["writes"], int(size))),
         ("Events per cluster", "", lambda size, part: f"{part['events_per_cluster']:.2f}"),
-        ("operator's memory at rest", megabytes, lambda size, part: _mb(part["memory"]["now"])),
-        ("at its most", "", lambda size, part: _mb(part["memory"]["most"])),
+        ("operator's memory at rest", megabytes, lambda size, part: common.mb(part["memory"]["now"])),
+        ("at its most", "", lambda size, part: common.mb(part["memory"]["most"])),
         ("its processor time", "", lambda size, part: seconds(part["processor_total_s"])),
         ("at rest: writes", "0", lambda size, part: str(part["rest"]["writes"])),
         ("at rest: one core", "", lambda size, part: common.percent(part["rest"]["processor_share"])),
@@ -376,10 +365,6 @@ def _processors(used: dict[str, float]) -> str:
 def _by_verb(writes: dict[str, int], size: int) -> str:
     found = {name: count / size for name, count in writes.items() if not name.endswith(" events")}
     return ", ".join(f"{name} {count:.2f}" for name, count in found.items())
-
-
-def _mb(value: int) -> str:
-    return f"{value / 2**20:.0f} MB"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a benchmark sees of the objects of an API server: one watch for each kind, no polling.
 
-Decodes only the few fields that say whether a Pod or a RayCluster is ready, so that looking costs little
-beside what is looked at.
+Decodes only the few fields that say whether something is ready, so that looking costs little beside what is
+looked at.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import click
 import msgspec
 
 from benchmarks.kube_common import ApiServer, ControlPlane
-from rayward.kube.kinds import PODS, RAYCLUSTERS, Kind
+from rayward.kube.kinds import PODS, RAYCLUSTERS, RAYSERVICES, Kind
 
 CLUSTER, NODE_TYPE = "ray.io/cluster", "ray.io/node-type"
 Key = tuple[str, str]
-"""Namespace and name of a RayCluster."""
+"""Namespace and name of a RayCluster or a RayService."""
 
 
 class _Meta(msgspec.Struct, rename="camel"):
@@ -40,6 +40,10 @@ class _Status(msgspec.Struct):
     state: str = ""
     conditions: list[_Condition] | None = None
 
+    @property
+    def ready(self) -> bool:
+        return any(found.type == "Ready" and found.status == "True" for found in self.conditions or ())
+
 
 class _Item(msgspec.Struct):
     metadata: _Meta = msgspec.field(default_factory=_Meta)
@@ -55,7 +59,7 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 class Watches:
-    """Everything seen since the start: clusters and Pods that were ready, heads that came and went.
+    """Everything seen since the start: clusters, services and Pods that were ready, heads that came and went.
 
     ``async with`` it before anything is created. All moments are CLOCK_MONOTONIC, read when the event was.
     """
@@ -66,6 +70,7 @@ class Watches:
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.ready_clusters: dict[Key, float] = {}
+        self.ready_services: dict[Key, float] = {}
         self.ready_pods: dict[str, float] = {}
         self.heads: dict[Key, dict[str, str]] = {}
         self.head_came: dict[str, float] = {}
@@ -73,7 +78,8 @@ class Watches:
 
     async def __aenter__(self) -> Watches:
         await self._api.__aenter__()
-        for kind, take in ((RAYCLUSTERS, self._cluster), (PODS, self._pod)):
+        takers = ((RAYCLUSTERS, self._cluster), (RAYSERVICES, self._service), (PODS, self._pod))
+        for kind, take in takers:
             _, page = self._plane.request("GET", f"{kind.path()}?limit=1")
             version = page["metadata"]["resourceVersion"]
             self._tasks.append(asyncio.create_task(self._follow(kind, version, take)))
@@ -102,9 +108,13 @@ class Watches:
         if item.status.state == "ready" and event != "DELETED":
             self.ready_clusters.setdefault((item.metadata.namespace, item.metadata.name), moment)
 
+    def _service(self, event: str, item: _Item, moment: float) -> None:
+        if item.status.ready and event != "DELETED":
+            self.ready_services.setdefault((item.metadata.namespace, item.metadata.name), moment)
+
     def _pod(self, event: str, item: _Item, moment: float) -> None:
         metadata = item.metadata
-        if any(found.type == "Ready" and found.status == "True" for found in item.status.conditions or ()):
+        if item.status.ready:
             self.ready_pods.setdefault(metadata.uid, moment)
         if metadata.labels.get(NODE_TYPE) != "head":
             return

@@ -18,6 +18,10 @@ TITLES = {
     "redis_away": "Redis away",
     "load_size": "Recovery by the number of actors in the store",
     "suite": "All faults mixed",
+    "serve_requests": "Requests to a RayService, connections kept",
+    "serve_requests_new": "Requests to a RayService, a connection each",
+    "serve_change": "Another text in serveConfigV2",
+    "kube_services": "Many RayServices on Kubernetes (hollow nodes)",
     "kube_scale": "Many RayClusters on Kubernetes (hollow nodes)",
     "kube_recovery": "The same faults through Kubernetes",
 }
