@@ -96,7 +96,6 @@ def check_capabilities(way: tuple[str, ...]) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(420)
 @pytest.mark.parametrize("way", list(WAYS))
 def test_the_whole_story_passes_without_any_right(way: str, place: Path) -> None:
     prefix = WAYS[way]

@@ -27,7 +27,6 @@ def words(machine: Machine) -> list[str]:
     return ["--config", str(machine.config)]
 
 
-@pytest.mark.timeout(300)
 def test_detach_returns_when_the_node_is_up_and_stop_ends_all_of_it(net: Network) -> None:
     machine = head(net)
     started = machine.rayward("agent", "run", "--detach", *words(machine))
@@ -50,7 +49,6 @@ def test_detach_returns_when_the_node_is_up_and_stop_ends_all_of_it(net: Network
     assert (none.returncode, none.stdout) == (0, "no agent was started in the background here\n")
 
 
-@pytest.mark.timeout(300)
 def test_an_agent_that_does_not_end_is_ended_by_force_with_its_node(net: Network) -> None:
     machine = head(net)
     assert machine.rayward("agent", "run", "--detach", *words(machine)).returncode == 0
@@ -63,7 +61,6 @@ def test_an_agent_that_does_not_end_is_ended_by_force_with_its_node(net: Network
     until(lambda: not machine.processes(), 5, machine.processes)
 
 
-@pytest.mark.timeout(120)
 def test_an_agent_that_ends_is_no_success_and_its_last_words_are_shown(net: Network) -> None:
     machine = head(net)
     elsewhere = net.address(99)
@@ -76,7 +73,6 @@ def test_an_agent_that_ends_is_no_success_and_its_last_words_are_shown(net: Netw
     until(lambda: not machine.processes(), 5, machine.processes)
 
 
-@pytest.mark.timeout(120)
 def test_a_worker_without_a_head_is_told_to_wait_and_the_command_returns(net: Network) -> None:
     machine = net.add("worker-1", 21, f"role: worker\ncluster: p\nheads: [{net.address(11)}]")
     started = machine.rayward("agent", "run", "--detach", "--timeout", "4", *words(machine))

@@ -132,7 +132,6 @@ def driver(cluster: Cluster) -> Iterator[Driver]:
     made.end()
 
 
-@pytest.mark.timeout(300)
 def test_when_the_leaders_machine_is_lost_the_other_leads_and_actors_live_on(
     cluster: Cluster, driver: Driver
 ) -> None:
@@ -154,7 +153,6 @@ def test_when_the_leaders_machine_is_lost_the_other_leads_and_actors_live_on(
     assert driver.ask("first") == [3, pid]
 
 
-@pytest.mark.timeout(300)
 def test_a_switchover_by_the_command_line_changes_leader_and_epoch_and_is_in_the_history(
     cluster: Cluster, driver: Driver
 ) -> None:
@@ -173,7 +171,6 @@ def test_a_switchover_by_the_command_line_changes_leader_and_epoch_and_is_in_the
     assert cluster.await_roles(leader=standby)[1] == leader
 
 
-@pytest.mark.timeout(300)
 def test_a_failover_by_the_command_line_needs_no_consent_of_the_leader(
     cluster: Cluster, driver: Driver
 ) -> None:
@@ -190,7 +187,6 @@ def test_a_failover_by_the_command_line_needs_no_consent_of_the_leader(
     assert cluster.await_roles(leader=standby)[1] == leader
 
 
-@pytest.mark.timeout(120)
 def test_agents_that_are_stopped_leave_nothing(cluster: Cluster, driver: Driver) -> None:
     driver.end()
     assert set(cluster.stop().values()) == {0}, cluster.logs()

@@ -80,7 +80,6 @@ def first_violation(rules: Rules, limit: int) -> Outcome:
         ("old_connections_reset", 1000, "I2"),
     ],
 )
-@pytest.mark.timeout(600)
 def test_the_checker_notices_a_missing_rule(
     switched_off: str, limit: int, expected: str, seed: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:

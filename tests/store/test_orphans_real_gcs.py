@@ -15,7 +15,7 @@ from redis_server import Server, free_port, running
 
 from rayward.store.orphans import Owners, Verdict, judge, look
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 NAMESPACE = "864b004c-6305-42e3-ac46-adfa8eb6f752"
 QUIET_FOR_S = 30.0
 BOUND_S = 60.0

@@ -26,7 +26,7 @@ from rayward.store.rocksdb_source import RocksDbSource
 from rayward.store.schema import namespaces_of
 from rayward.store.source import StateSource, list_keys
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 
 NAMESPACE = "864b004c-6305-42e3-ac46-adfa8eb6f752"
 SECRET = "hunter2-hunter2"
