@@ -13,9 +13,10 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rayward.errors import RaywardError
 from rayward.local import linux
@@ -24,6 +25,7 @@ Manifest = dict[str, Any]
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,51}[a-z0-9])?")
 NAMESPACE = "default"
+_NODE_LOCK_PATIENCE_S = 1.0
 
 
 def home() -> Path:
@@ -147,21 +149,31 @@ class ClusterFolder:
 
     @contextlib.contextmanager
     def node_lock(self) -> Iterator[bool]:
-        """Be the one node process of this cluster; yields False when another one is."""
+        """Be the one node process of this cluster; yields False when another one is.
+
+        Whoever asks `node_runs` has a share of the lock for an instant, so it is asked for more than once.
+        """
         with open(self.path / "node.lock", "a", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            give_up = time.monotonic() + _NODE_LOCK_PATIENCE_S
+            while not (mine := _locked(file, fcntl.LOCK_EX)) and time.monotonic() < give_up:
+                time.sleep(0.01)
+            yield mine
 
     def node_runs(self) -> bool:
-        """Whether a node process holds this cluster."""
+        """Whether a node process holds this cluster. Any number may ask at the same time."""
         if not self.exists:
             return False
-        with self.node_lock() as free:
-            return not free
+        with open(self.path / "node.lock", "a", encoding="ascii") as file:
+            return not _locked(file, fcntl.LOCK_SH)
+
+
+def _locked(file: TextIO, kind: int) -> bool:
+    """Take a lock on an open file if it can be had now; closing the file lets it go."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def check_name(name: str) -> str:

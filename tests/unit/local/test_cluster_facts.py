@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +283,40 @@ def test_a_folder_is_made_once(tmp_path: Path) -> None:
     folder.create()
     with pytest.raises(RaywardError, match="is up already"):
         folder.create()
+
+
+def test_who_asks_whether_a_node_runs_keeps_none_from_starting(tmp_path: Path) -> None:
+    folder = ClusterFolder(tmp_path / "c")
+    folder.create()
+    ended = threading.Event()
+    seen: list[bool] = []
+
+    def ask() -> None:
+        while not ended.is_set():
+            seen.append(folder.node_runs())
+
+    with ThreadPoolExecutor(4) as askers:
+        for _ in range(4):
+            askers.submit(ask)
+        try:
+            wait_for(lambda: len(seen) > 2000)
+            assert not any(seen), "askers take each other for a node"
+            for _ in range(20):
+                with folder.node_lock() as mine:
+                    assert mine
+                    assert folder.node_runs()
+            with folder.node_lock(), folder.node_lock() as another:
+                assert not another
+        finally:
+            ended.set()
+    assert not folder.node_runs()
+
+
+def wait_for(true: Callable[[], object], seconds: float = 30.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
 
 
 def test_objects_are_kept_by_kind_and_name(tmp_path: Path) -> None:
