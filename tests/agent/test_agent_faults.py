@@ -65,7 +65,7 @@ def redis_port(directory: Path) -> Iterator[int]:
             return sock.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        until(listens, 10, "redis listens")
+        until(listens, 30, "redis listens")
         yield port
     finally:
         server.terminate()
@@ -208,7 +208,7 @@ def test_full_disk_is_said_before_ray_starts(agent_zip: Path, directory: Path) -
 
 def test_sigterm_before_ray_is_up_ends_everything(agent_zip: Path, directory: Path) -> None:
     with head(agent_zip, directory, {}) as node:
-        until(lambda: "NodeStarting" in node.text(), 20, "ray start runs")
+        until(lambda: "NodeStarting" in node.text(), 30, "ray start runs")
         assert node.stop(8) == 0
         node.assert_nothing_left()
 
@@ -229,12 +229,12 @@ def test_as_pid_1_it_reaps_orphans_and_hears_signals(agent_zip: Path, directory:
     leaves.chmod(0o755)
     arguments = ["head", "--", str(leaves), "start", "--head"]
     with run_agent(agent_zip, directory, arguments, {}, prefix=prefix) as node:
-        until(lambda: "NodeStarting" in node.text(), 10, "ray start runs")
+        until(lambda: "NodeStarting" in node.text(), 30, "ray start runs")
         agent = int(Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text())
         children = Path(f"/proc/{agent}/task/{agent}/children")
         assert "NSpid:\t" in (status := Path(f"/proc/{agent}/status").read_text())
         assert next(line for line in status.splitlines() if line.startswith("NSpid")).split()[-1] == "1"
-        until(lambda: len(children.read_text().split()) == 1, 10, "the orphan was reaped")
+        until(lambda: len(children.read_text().split()) == 1, 30, "the orphan was reaped")
         os.kill(agent, signal.SIGTERM)
         assert node.wait_exit(10) == 0
         assert "NodeStopping: got SIGTERM" in node.text()
@@ -262,7 +262,7 @@ def test_signals_are_passed_on(agent_zip: Path, directory: Path) -> None:
         assert set(node.pids()) == {"gcs_server", "raylet"}
         node.process.send_signal(signal.SIGUSR1)
         node.process.send_signal(signal.SIGUSR1)
-        deaths = until(lambda: node.events("ProcessDied"), 10, "somebody heard of it")
+        deaths = until(lambda: node.events("ProcessDied"), 30, "somebody heard of it")
         assert {death["details"]["cause"] for death in deaths} == {"killed by SIGUSR1"}
         assert node.stop() == 0
         node.assert_nothing_left()

@@ -93,7 +93,7 @@ def test_worker_joins_when_its_head_appears(late_pair: tuple[AgentNode, AgentNod
     first, second = late_pair
     first.wait_ready()
     second.wait_ready()
-    until(lambda: alive_nodes(first) == 2, 20, "both nodes alive")
+    until(lambda: alive_nodes(first) == 2, 30, "both nodes alive")
     assert second.get("/leader")[0] == 503
     assert set(second.pids()) == {"raylet", "dashboard_agent", "runtime_env_agent", "log_monitor"}
 

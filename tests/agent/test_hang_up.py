@@ -52,13 +52,13 @@ def trying(address: str, port: int) -> Iterator["subprocess.Popen[str]"]:
 @pytest.mark.parametrize("written", ["127.0.0.1", "::ffff:127.0.0.1"])
 def test_an_attempt_that_gets_no_answer_is_ended(written: str) -> None:
     with silent() as port, trying(written, port) as child:
-        assert until(lambda: hang_up(child.pid, {"127.0.0.1"}), 10, "an attempt to end") == 1
+        assert until(lambda: hang_up(child.pid, {"127.0.0.1"}), 30, "an attempt to end") == 1
         assert child.wait(10) == 0
 
 
 def test_attempts_to_other_hosts_and_open_connections_are_left_alone() -> None:
     with silent() as port, trying("127.0.0.1", port) as child:
-        until(lambda: under_way(child.pid), 10, "the attempt")
+        until(lambda: under_way(child.pid), 30, "the attempt")
         assert hang_up(child.pid, {"127.0.0.2", "10.0.0.1"}) == 0
         assert child.poll() is None
 
@@ -70,8 +70,8 @@ def under_way(pid: int) -> bool:
 
 def test_only_the_attempts_of_that_process_are_ended() -> None:
     with silent() as port, trying("127.0.0.1", port) as one, trying("127.0.0.1", port) as other:
-        until(lambda: under_way(other.pid), 10, "the other's attempt")
-        until(lambda: hang_up(one.pid, {"127.0.0.1"}), 10, "an attempt to end")
+        until(lambda: under_way(other.pid), 30, "the other's attempt")
+        until(lambda: hang_up(one.pid, {"127.0.0.1"}), 30, "an attempt to end")
         assert one.wait(10) == 0
         assert other.poll() is None
 

@@ -27,5 +27,5 @@ def test_heads_are_taken_out_of_the_table_but_for_the_one_that_is_spared(
             rows = ask_nodes(host, port, b"", 5).nodes or ()
             return next(row.state for row in rows if row.node_id == known.node_id)
 
-        until(lambda: state() is NodeState.DEAD, 10, "the raylet to be dead in the table")
+        until(lambda: state() is NodeState.DEAD, 30, "the raylet to be dead in the table")
         node.stop()

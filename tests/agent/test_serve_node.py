@@ -69,17 +69,17 @@ def test_truth_follows_the_proxy_and_the_raylet(node: tuple[AgentNode, StandInPr
     assert (seen["port"], seen["healthy"], seen["routes"], seen["leaving"]) == (proxy.port, True, 1, False)
 
     proxy.code, proxy.message = 503, DRAINING
-    until(lambda: servez(agent)[0] == 503, 10, "withdrawn")
+    until(lambda: servez(agent)[0] == 503, 30, "withdrawn")
     assert DRAINING in servez(agent)[1]["reason"]
     proxy.code, proxy.message = 200, "success"
-    until(lambda: servez(agent)[0] == 200, 10, "offered again")
+    until(lambda: servez(agent)[0] == 200, 30, "offered again")
 
     proxy.end()
-    until(lambda: servez(agent)[0] == 503, 10, "nobody listens")
+    until(lambda: servez(agent)[0] == 503, 30, "nobody listens")
     again = StandInProxy(proxy.port)
-    until(lambda: servez(agent)[0] == 200, 10, "another proxy")
+    until(lambda: servez(agent)[0] == 200, 30, "another proxy")
     os.kill(agent.pid_of("raylet"), signal.SIGKILL)
-    until(lambda: servez(agent)[0] == 503 or agent.starts("raylet") > 1, 10, "no raylet, or another one")
+    until(lambda: servez(agent)[0] == 503 or agent.starts("raylet") > 1, 30, "no raylet, or another one")
     again.end()
     reasons = [event["reason"] for event in agent.status()["events"] if event["reason"].startswith("Serve")]
     assert reasons[:5] == ["ServeAnswers", "ServeSilent", "ServeAnswers", "ServeSilent", "ServeAnswers"]
@@ -111,7 +111,7 @@ def test_a_node_that_leaves_says_so_and_goes_on_answering(
         [sys.executable, str(agent_zip), "leave", "--least=1", "--most=5"],
         env=agent.environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until(lambda: agent.status()["serve"]["leaving"], 10, "leaving")
+    until(lambda: agent.status()["serve"]["leaving"], 30, "leaving")
     assert servez(agent)[0] == 200
     words, _ = leave.communicate(timeout=20)
     assert (leave.returncode, "nobody is connected any more" in words) == (0, True), words

@@ -90,7 +90,7 @@ def test_a_leaving_node_ends_each_connection_with_an_answer(
         [sys.executable, str(agent_zip), "leave", "--least=1", "--most=6"],
         env=agent.environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until(lambda: agent.status()["serve"]["leaving"], 10, "leaving")
+    until(lambda: agent.status()["serve"]["leaving"], 30, "leaving")
     assert post(kept, 2) == (2, "close")
     assert post(kept, 3) == (3, "close"), "it goes on answering whoever comes"
     words, _ = leave.communicate(timeout=20)

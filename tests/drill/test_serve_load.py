@@ -172,7 +172,7 @@ def test_a_load_whose_starter_is_gone_ends(market: Callable[[Answer], Market]) -
     assert started is not None
     starter.kill()
     starter.wait()
-    eventually(lambda: linux.process_start_time(pid) != started, 15, lambda: "the load lives on")
+    eventually(lambda: linux.process_start_time(pid) != started, 30, lambda: "the load lives on")
 
 
 def test_a_load_that_ends_by_itself_is_an_error(market: Callable[[Answer], Market]) -> None:

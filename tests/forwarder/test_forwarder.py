@@ -24,7 +24,7 @@ from rayward.errors import RaywardError
 LOCAL = "127.0.0.1"
 
 
-def until(look: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
+def until(look: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"

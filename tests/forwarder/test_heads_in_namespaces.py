@@ -31,7 +31,7 @@ PORT, GCS_PORT = 18008, 16379
 LOOPBACK = f"127.{20 + os.getpid() % 200}.{os.getpid() // 200 % 250}"
 
 
-def until(look: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
+def until(look: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"

@@ -124,10 +124,10 @@ class Rig:
             if report["is"] == kind and all(report.get(name) == value for name, value in wanted.items())
         ]
 
-    def wait_reported(self, kind: str, seconds: float = 15, **wanted: Any) -> Mapping[str, Any]:
+    def wait_reported(self, kind: str, seconds: float = 30, **wanted: Any) -> Mapping[str, Any]:
         return until(lambda: self.reported(kind, **wanted), seconds, f"a report {kind} {wanted}")[-1]
 
-    def wait_counter(self, seconds: float = 15, **least: int) -> Mapping[str, Any]:
+    def wait_counter(self, seconds: float = 30, **least: int) -> Mapping[str, Any]:
         """Wait for a report of counters in which each named figure has at least this value."""
 
         def look() -> Mapping[str, Any] | None:

@@ -64,7 +64,7 @@ def test_random_bytes_do_not_end_the_gateway(rig: Rig, store: redis.Redis) -> No
         bad.close()
     assert rig.client().ask("HSET", KV, "a", "1") == 1
     assert store.hlen(KV) == 1
-    until(lambda: rig.process.counters.get("clients") == 1, 10, "the closed clients are forgotten")
+    until(lambda: rig.process.counters.get("clients") == 1, 30, "the closed clients are forgotten")
 
 
 def test_commands_in_pieces(rig: Rig, store: redis.Redis) -> None:
@@ -144,8 +144,8 @@ def test_quit_and_closed_clients_are_forgotten(rig: Rig, store: redis.Redis) -> 
     assert leaver.ask("HSET", KV, "a", "1") == 1
     assert leaver.ask("QUIT") == b"OK"
     assert leaver.is_closed()
-    until(lambda: rig.process.counters.get("clients") == 0, 10, "no clients")
-    until(lambda: len(store.client_list()) == 1, 10, "no connection to the store is left")
+    until(lambda: rig.process.counters.get("clients") == 0, 30, "no clients")
+    until(lambda: len(store.client_list()) == 1, 30, "no connection to the store is left")
 
 
 @pytest.mark.parametrize(

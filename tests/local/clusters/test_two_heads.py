@@ -141,7 +141,7 @@ def test_one_head_leads_and_the_other_counts_as_ready(ha: LocalCluster) -> None:
 
 def test_the_head_service_leads_to_the_leader_and_the_agents_service_to_both(ha: LocalCluster) -> None:
     leader, standby = settled(ha)
-    eventually(leads_everywhere(ha, leader), timeout=5)
+    eventually(leads_everywhere(ha, leader), timeout=30)
     (worker,) = ha.pods(ray_io_node_type="worker")
     ask = (
         "import socket, sys; print(sorted({found[4][0] for found in socket.getaddrinfo(sys.argv[1], 8008)}))"
@@ -158,7 +158,7 @@ def test_a_deleted_leader_is_followed_at_once_and_replaced_at_its_address(ha: Lo
     addresses = {index_of(pod): address_of(pod) for pod in ha.heads()}
     ha.delete("Pod", name_of(leader))
     eventually(lambda: (found := ha.leader()) is not None and name_of(found) == name_of(standby))
-    eventually(leads_everywhere(ha, standby), timeout=5)
+    eventually(leads_everywhere(ha, standby), timeout=30)
     now_leads, new = settled(ha)
     assert (name_of(now_leads), index_of(new)) == (name_of(standby), index_of(leader))
     assert name_of(new) != name_of(leader)
@@ -171,7 +171,7 @@ def test_names_follow_a_new_leader_whatever_the_nodes_pace(ha: LocalCluster) -> 
     leader, standby = settled(ha)
     node = state.read_json(ha.folder.path / "node.json")
     os.kill(node["pid"], signal.SIGKILL)
-    eventually(lambda: not ha.folder.node_runs(), timeout=5)
+    eventually(lambda: not ha.folder.node_runs(), timeout=30)
     slow = "from rayward.local import node; node._QUIET_PAUSE = node._BUSY_PAUSE = 600.0; node.main()"
     successor = subprocess.Popen([sys.executable, "-c", slow, str(ha.folder.path)], env=package_environment())
     try:
@@ -190,7 +190,7 @@ def test_a_lost_host_is_followed_and_the_restarted_head_stands_by(ha: LocalClust
     before = disrupt.processes_of(leader, host_mode=False)
     assert len(before) >= 2, "the stand-in and its child"
     ha.kill_pod_processes(leader)
-    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before), timeout=5)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before), timeout=30)
     eventually(lambda: (found := ha.leader()) is not None and name_of(found) == name_of(standby))
     now_leads, now_waits = settled(ha)
     assert (name_of(now_leads), name_of(now_waits)) == (name_of(standby), name_of(leader))
@@ -213,7 +213,7 @@ def test_a_frozen_head_stands_still_as_a_whole_and_goes_on_where_it_was(ha: Loca
         assert ha.leader() is None
     finally:
         ha.thaw(leader)
-    eventually(lambda: "T" not in states(frozen), timeout=5)
+    eventually(lambda: "T" not in states(frozen), timeout=30)
     assert disrupt.processes_of(ha.pod(name_of(leader)), host_mode=False) == frozen
     eventually(lambda: (found := ha.leader()) is not None and name_of(found) == name_of(leader))
     settled(ha)
@@ -256,11 +256,11 @@ def test_two_heads_outlive_the_node_process(ha: LocalCluster) -> None:
     leader, standby = settled(ha)
     pods = {name_of(pod) for pod in ha.pods()}
     os.kill(state.read_json(ha.folder.path / "node.json")["pid"], signal.SIGKILL)
-    eventually(lambda: not ha.folder.node_runs(), timeout=5)
+    eventually(lambda: not ha.folder.node_runs(), timeout=30)
     ha.kill_pod_processes(leader)
     eventually(lambda: (found := ha.leader()) is not None and name_of(found) == name_of(standby))
     ha.ensure_node()
-    eventually(leads_everywhere(ha, standby), timeout=10)
+    eventually(leads_everywhere(ha, standby), timeout=30)
     assert name_of(settled(ha)[0]) == name_of(standby)
     assert {name_of(pod) for pod in ha.pods()} == pods
 
@@ -285,7 +285,7 @@ def test_a_standby_that_is_no_longer_wanted_goes_and_comes_again(ha: LocalCluste
     now_leads, new = settled(ha)
     assert name_of(now_leads) == name_of(leader)
     assert (index_of(new), address_of(new)) == (index_of(standby), address_of(standby))
-    eventually(leads_everywhere(ha, leader), timeout=5)
+    eventually(leads_everywhere(ha, leader), timeout=30)
 
 
 def test_down_takes_both_heads_and_cleans_the_store_after_them(ha: LocalCluster, shared: CommandLine) -> None:

@@ -218,7 +218,7 @@ def test_real_grpc_takes_a_host_name_of_full_length(monkeypatch: pytest.MonkeyPa
         assert gcs_probe.check(host, port, 1.0).serving is Serving.SERVING
 
 
-def until(look: Callable[[], Any], seconds: float = 5) -> Any:
+def until(look: Callable[[], Any], seconds: float = 30) -> Any:
     deadline = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < deadline

@@ -93,7 +93,7 @@ def connected(electorate: Electorate, other: OtherHead) -> bool:
 
 
 def test_the_link_to_the_leader_follows_its_process(electorate: Electorate, other: OtherHead) -> None:
-    until(lambda: connected(electorate, other), 10, "connected")
+    until(lambda: connected(electorate, other), 30, "connected")
     assert electorate.link_to("b", "127.0.0.1:2") is LeaderLink.UNKNOWN, (
         "another place than the one that is known"
     )
@@ -102,7 +102,7 @@ def test_the_link_to_the_leader_follows_its_process(electorate: Electorate, othe
     moment = time.monotonic()
     assert not electorate.changed_since(moment)
     other.end()
-    until(lambda: electorate.link_to("b", other.address) is LeaderLink.GONE, 10, "gone")
+    until(lambda: electorate.link_to("b", other.address) is LeaderLink.GONE, 30, "gone")
     assert electorate.changed_since(moment)
 
 
@@ -112,11 +112,11 @@ def test_a_change_wakes_the_elector(other: OtherHead) -> None:
     electorate.start(woken.set)
     try:
         assert woken.wait(10)
-        until(lambda: connected(electorate, other), 10, "connected")
+        until(lambda: connected(electorate, other), 30, "connected")
         woken.clear()
         other.line = {**other.line, "leader": True, "epoch": 3, "serving": True, "gcs": "10.0.0.2:6379"}
         assert woken.wait(10)
-        found = until(electorate.leader, 10, "b leads")
+        found = until(electorate.leader, 30, "b leads")
         assert (found.member, found.gcs, found.serving) == ("b", "10.0.0.2:6379", True)
     finally:
         electorate.stop()
@@ -124,14 +124,14 @@ def test_a_change_wakes_the_elector(other: OtherHead) -> None:
 
 def test_prepared_is_who_says_so_and_speaks(electorate: Electorate, other: OtherHead) -> None:
     entry = other.entry()
-    until(lambda: connected(electorate, other), 10, "connected")
+    until(lambda: connected(electorate, other), 30, "connected")
     assert electorate.prepared_heads((entry,), "a") == ("b",)
     assert electorate.prepared_heads((entry,), "b") == (), "not oneself"
     assert electorate.prepared_heads((other.entry(state="standing by"),), "a") == ()
     assert electorate.prepared_heads((other.entry(address="127.0.0.1:2"),), "a") == ()
     assert electorate.prepared_heads(({"member": "b"},), "a") == ()
     other.end()
-    until(lambda: not connected(electorate, other), 10, "not connected")
+    until(lambda: not connected(electorate, other), 30, "not connected")
     assert electorate.prepared_heads((entry,), "a") == ()
 
 

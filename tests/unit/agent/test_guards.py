@@ -60,14 +60,14 @@ def rig() -> Iterator[Rig]:
 
 @pytest.fixture
 def ready(rig: Rig) -> Rig:
-    until(rig.guards.ready, 15, "the fence is there")
+    until(rig.guards.ready, 30, "the fence is there")
     rig.watch()
     return rig
 
 
 def test_without_a_fence_nothing_is_ready(rig: Rig) -> None:
     assert not rig.guards.ready(), "it has not said so yet, and nothing was armed"
-    until(rig.guards.ready, 15, "the fence is there")
+    until(rig.guards.ready, 30, "the fence is there")
     assert rig.guards.fired() == ""
     assert rig.guards.epoch == 0
 
@@ -77,7 +77,7 @@ def test_a_deadline_ends_the_gcs_and_it_is_said(ready: Rig) -> None:
     ready.woken.clear()
     ready.guards.arm(boot_seconds() + 0.05)
     assert ready.dies() == -signal.SIGKILL
-    until(ready.guards.fired, 10, "it says so")
+    until(ready.guards.fired, 30, "it says so")
     assert ready.guards.fired() == "deadline"
     assert ready.woken.wait(10)
     ready.guards.arm(boot_seconds() + FAR)
@@ -95,9 +95,9 @@ def test_a_fence_that_died_is_replaced_and_armed_as_before(ready: Rig) -> None:
     deadline = boot_seconds() + 4.0
     ready.guards.arm(deadline)
     old = ready.fence()
-    until(lambda: ready.guards.ready() and ready.guards._fence.silent_for() == 0, 10, "armed")
+    until(lambda: ready.guards.ready() and ready.guards._fence.silent_for() == 0, 30, "armed")
     os.kill(old, signal.SIGKILL)
-    until(lambda: ready.replaced(old), 15, "another fence")
+    until(lambda: ready.replaced(old), 30, "another fence")
     assert ready.gcs.poll() is None or boot_seconds() >= deadline
     assert ready.dies() == -signal.SIGKILL, "nobody armed the new one: it has the old deadline and process"
     assert boot_seconds() >= deadline
@@ -107,14 +107,14 @@ def test_a_fence_that_is_stopped_is_replaced_before_the_lease_is_lost(ready: Rig
     """The elector renews once a second and must not be held up by the one that does not answer."""
     ready.guards.arm(boot_seconds() + FAR)
     old = ready.fence()
-    until(lambda: ready.guards._fence.silent_for() == 0, 10, "armed")
+    until(lambda: ready.guards._fence.silent_for() == 0, 30, "armed")
     os.kill(old, signal.SIGSTOP)
     deadline = boot_seconds() + 2.5
     ready.guards.arm(deadline)
-    until(lambda: ready.replaced(old), 15, "another fence")
+    until(lambda: ready.replaced(old), 30, "another fence")
     assert boot_seconds() < deadline, "there was time for the next renewal"
     ready.guards.arm(boot_seconds() + FAR)
-    until(lambda: ready.guards._fence.alive and ready.guards._fence.silent_for() == 0, 10, "armed anew")
+    until(lambda: ready.guards._fence.alive and ready.guards._fence.silent_for() == 0, 30, "armed anew")
     assert ready.guards.fired() == ""
     assert ready.gcs.poll() is None
     assert read_stat(old) is None, "the stopped one is gone"
@@ -127,7 +127,7 @@ def test_a_fence_that_cannot_run_is_never_ready(command: list[str]) -> None:
         rig.guards.start()
         assert not rig.guards.ready()
         rig.guards.arm(boot_seconds() + FAR)  # as if it had been armed once
-        until(lambda: not rig.guards.ready(), 10, "it does not count as there for long")
+        until(lambda: not rig.guards.ready(), 30, "it does not count as there for long")
     finally:
         rig.guards.stop()
         rig.gcs.kill()

@@ -128,7 +128,7 @@ def test_addresses() -> None:
 # Streams, against sockets of this process.
 
 
-def until(look: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def until(look: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"

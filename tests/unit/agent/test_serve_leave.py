@@ -67,7 +67,7 @@ def test_leave_as_a_pod_runs_it(tmp_path: Path) -> None:
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(filter(None, sys.path)), **environ},
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until((place / "leaving").exists, 10, "the proxy is told")
+    until((place / "leaving").exists, 30, "the proxy is told")
     assert process.poll() is None
     words, _ = process.communicate(timeout=20)
     assert (process.returncode, "nobody is connected any more" in words) == (0, True), words

@@ -163,7 +163,7 @@ def test_streams_that_nobody_reads_any_more_end(port: Port) -> None:
         with socket.create_connection(("127.0.0.1", port.server.server_port), timeout=10) as stream:
             stream.sendall(b"GET /leader?watch=1 HTTP/1.0\r\n\r\n")
             assert stream.recv(16)
-    until(lambda: streams() <= before, 10, "the streams have ended")
+    until(lambda: streams() <= before, 30, "the streams have ended")
 
 
 def test_members_begin_with_the_leader(port: Port) -> None:

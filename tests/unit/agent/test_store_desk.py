@@ -222,7 +222,7 @@ def test_a_namespace_that_was_left_behind_is_taken_over_once_it_is_quiet(a: Desk
     green = Desk(server, GREEN)
     green.look()
     green.take()
-    until(lambda: a.look().standing is StoreStanding.GOOD, 10, "green is quiet")
+    until(lambda: a.look().standing is StoreStanding.GOOD, 30, "green is quiet")
     assert a.take().why == "the store was another cluster's and has just been taken over"
     assert a.look().standing is StoreStanding.GOOD, "not an older store: it is ours now"
     assert a.take().epoch == 2
@@ -245,14 +245,14 @@ def test_another_agent_with_this_name_shows_once_both_write(a: Desk, server: Ser
     assert a.look().namesake == ""
     earlier.look()
     assert a.look().namesake == "a:8008"
-    until(lambda: a.look().namesake == "", 10, "it has gone")
+    until(lambda: a.look().namesake == "", 30, "it has gone")
 
 
 def test_members_that_are_gone_for_long_are_no_longer_told(a: Desk, b: Desk) -> None:
     b.look()
     b.desk.forget_member("nobody")
     assert [row["member"] for row in a.look().members] == ["a", "b"]
-    until(lambda: [row["member"] for row in a.look().members] == ["a"], 10, "b is forgotten")
+    until(lambda: [row["member"] for row in a.look().members] == ["a"], 30, "b is forgotten")
     b.look()
     assert [row["member"] for row in a.look().members] == ["a", "b"]
     b.desk.forget_member("b")
