@@ -14,7 +14,7 @@ from operator_process import ROOT
 SAMPLES = "/home/ray/samples"
 PASSWORD = "5241590000000000"
 RAY_NODES = "--selector=ray.io/is-ray-node=yes"
-UP_S = 300.0
+UP_S = 500.0
 """Far above what it takes, for all that has to start: a bound on failures only, also on a slow machine."""
 
 
@@ -52,8 +52,9 @@ class LiveCluster:
         return {item["metadata"]["name"]: item for item in self.json("pods", selector)["items"]}
 
     def head(self) -> str:
-        (name,) = self.pods("--selector=ray.io/node-type=head")
-        return name
+        """The only living head; the one before may still be on its way out."""
+        (pod,) = self.heads()
+        return str(pod["metadata"]["name"])
 
     def worker(self) -> str:
         (name,) = self.pods("--selector=ray.io/node-type=worker")
@@ -63,14 +64,13 @@ class LiveCluster:
         """What is polled: without a kubectl for each look."""
         return self.plane.request("GET", path)[1]
 
-    def state(self) -> str:
+    def status(self) -> dict[str, Any]:
         found = self.api(f"/apis/ray.io/v1/namespaces/{self.namespace}/rayclusters/{self.name}")
-        return str((found.get("status") or {}).get("state"))
+        return dict(found.get("status") or {})
 
     def condition(self, name: str) -> dict[str, Any]:
         """A condition of the RayCluster; its status is empty while it is not there."""
-        found = self.api(f"/apis/ray.io/v1/namespaces/{self.namespace}/rayclusters/{self.name}")
-        conditions = (found.get("status") or {}).get("conditions") or ()
+        conditions = self.status().get("conditions") or ()
         return next((item for item in conditions if item["type"] == name), {"status": "", "message": ""})
 
     def leader(self) -> str:
@@ -89,7 +89,7 @@ class LiveCluster:
 
     def wait_ready(self) -> None:
         try:
-            until("the cluster is ready", lambda: self.state() == "ready", UP_S)
+            until("the cluster is ready", lambda: self.status().get("state") == "ready", UP_S)
         except AssertionError as problem:
             logs = [self.kubectl("logs", name, "--tail=12", check=False) for name in self.pods()]
             told = "\n".join([self.kubectl("get", "pods", "-o", "wide"), *self.events(), *logs])
@@ -104,7 +104,12 @@ class LiveCluster:
             lambda: [pod["metadata"]["name"] for pod in self.heads()] not in ([], [old]),
             bound_s,
         )
+        # What the status said of the old one does not count.
+        until("the status knows it", lambda: self._told_head() == self.head(), bound_s)
         self.wait_ready()
+
+    def _told_head(self) -> str:
+        return str((self.status().get("head") or {}).get("podName"))
 
     def python(self, script: str) -> str:
         """What a sample prints, run on the head."""

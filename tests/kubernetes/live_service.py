@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from control_plane import ControlPlane, until
-from live_cluster import LiveCluster
+from live_cluster import UP_S, LiveCluster
 from operator_process import ROOT
 
 NAMESPACE = "live-service"
 MANIFEST = ROOT / "examples" / "ray-service.high-availability.yaml"
-UP_S = 150.0
 
 
 @contextmanager

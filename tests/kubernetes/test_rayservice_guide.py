@@ -10,7 +10,7 @@ from live_cluster import UP_S, LiveCluster
 from live_service import LiveService, Queries, live_service
 from operator_process import OperatorProcess
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
