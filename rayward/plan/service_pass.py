@@ -58,7 +58,7 @@ class ServicePass:
             self._offer_heads(side)
         self._submit(active, newest=not pending.name)
         self._submit(pending, newest=True)
-        if pending.raw is not None and self._can_take_over(pending):
+        if self._can_take_over(pending):
             self._say("SwitchedToRayCluster", f"{pending.name} serves" + _instead(active.name))
             active, pending = pending, Side()
         self._lead_to(active)
@@ -148,7 +148,7 @@ class ServicePass:
         for name, raw in sorted(self._clusters.items()):
             if name in kept or is_terminating(raw) or any(step.name == name for step in self._delete):
                 continue
-            since = seconds((raw["metadata"].get("annotations") or {}).get(names.UNREFERENCED_SINCE))
+            since = seconds(_annotation(raw, names.UNREFERENCED_SINCE))
             delay = self._service.deletion_delay_s
             if since is None:
                 patch = _patch_of_cluster(raw)
@@ -191,7 +191,7 @@ class ServicePass:
         if side.raw is None:
             return
         seen = side.seen or ServeSeen()
-        written = (side.raw["metadata"].get("annotations") or {}).get(names.SERVE_CONFIG_HASH)
+        written = _annotation(side.raw, names.SERVE_CONFIG_HASH)
         lost = bool(self._config.applications) and seen.view.empty and seen.view_after
         # Nothing was ever sent and nothing is to be: applications may come by another way.
         idle = not written and not self._service.spec.serve_config_v2.strip()
@@ -201,8 +201,7 @@ class ServicePass:
             patch["metadata"]["annotations"] = {names.SERVE_CONFIG_HASH: self._digest}
             self._update.append(patch)
             self._say("UpdatedServeApplications", f"{side.name} has taken serveConfigV2", patch)
-        wanted = self._config.applications or tuple(seen.view.applications or ())
-        settled = not due and side.endpoints > 0 and seen.view.serves(wanted)
+        settled = not due and side.endpoints > 0 and self._all_serve(seen)
         port = int(self._wanted.head.ray_start_params.get("dashboard-port", DASHBOARD_PORT))
         body = self._config.body if due else None
         self._serve.append(Submission(side.name, port, body, self._digest if due else "", settled))
@@ -211,17 +210,19 @@ class ServicePass:
         """Whether requests may be led to it: every application runs, and every node with a replica of one
         is ready for clients."""
         seen = side.seen
-        written = ((side.raw or {})["metadata"].get("annotations") or {}).get(names.SERVE_CONFIG_HASH)
-        text = self._service.spec.serve_config_v2.strip()
-        if seen is None or not seen.view_after:
+        if side.raw is None or seen is None or not seen.view_after:
             return False
-        if text and self._digest not in (written, seen.taken):
+        written = _annotation(side.raw, names.SERVE_CONFIG_HASH)
+        if self._service.spec.serve_config_v2.strip() and self._digest not in (written, seen.taken):
             return False
-        wanted = self._config.applications or tuple(seen.view.applications or ())
         pods = self._observed.pods.get(side.name, ())
         ready = addresses(offered(pods))
         workers = addresses(pod for pod in pods if names.node_type(pod) == names.WORKER)
-        return bool(ready) and seen.view.serves(wanted) and seen.view.hosts() & workers <= ready
+        return bool(ready) and self._all_serve(seen) and seen.view.hosts() & workers <= ready
+
+    def _all_serve(self, seen: ServeSeen) -> bool:
+        """Whether the applications of the configuration serve; without any, whatever Ray has."""
+        return seen.view.serves(self._config.applications or tuple(seen.view.applications or ()))
 
     def _lead_to(self, active: Side) -> None:
         """The two Services, as they should be for the active cluster."""
@@ -283,6 +284,11 @@ class ServicePass:
 
     def _say(self, reason: str, message: str, step: object = None) -> None:
         self._events.append(Event("Normal", reason, message, step))
+
+
+def _annotation(raw: Raw, name: str) -> str | None:
+    found: str | None = (raw["metadata"].get("annotations") or {}).get(name)
+    return found
 
 
 def _patch_of_cluster(raw: Raw) -> Raw:
