@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import errno
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent_node import until
 
 from rayward.agent import connections
 from rayward.agent.connections import Connections, Row, ask_kernel, count, look, read_tables
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 REST = "00000000:00000000 00:00000000 00000000  1000        0 76 1 0000000000000000 20 4 30 10 -1\n"
-BOUND_S = 30.0
 POD, CLIENT, LOOPBACK = "0500000A", "0700000A", "0100007F"
 
 
@@ -64,12 +63,6 @@ def test_a_table_that_is_not_there_is_empty(tmp_path: Path) -> None:
     assert list(read_tables(8000, (str(tmp_path / "none"),))) == []
 
 
-def agrees_with(expected: list[Row], read: Callable[[], Iterator[Row]]) -> None:
-    give_up = time.monotonic() + BOUND_S
-    while (found := sorted(read())) != expected:
-        assert time.monotonic() < give_up, found
-
-
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
 def test_kernel_and_tables_say_the_same(host: str, family: int) -> None:
     try:
@@ -84,8 +77,8 @@ def test_kernel_and_tables_say_the_same(host: str, family: int) -> None:
         expected = sorted([listening, *[(1, own, own)] * 150])
         # A client is connected a moment before the other end is; a table is read in pieces, so that a line
         # can hide behind connections of others that come and go.
-        agrees_with(expected, lambda: ask_kernel(port, family))
-        agrees_with(expected, lambda: read_tables(port))
+        until(lambda: sorted(ask_kernel(port, family)) == expected, 30, "the kernel has all of them")
+        until(lambda: sorted(read_tables(port)) == expected, 30, "the tables have all of them")
         assert look(port) == Connections(True, 0), "one's own connections do not count"
         for client in clients:
             client.close()

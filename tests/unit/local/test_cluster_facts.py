@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import shutil
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import eventually
 
 from rayward.errors import RaywardError
 from rayward.local import linux, names
@@ -299,7 +298,7 @@ def test_who_asks_whether_a_node_runs_keeps_none_from_starting(tmp_path: Path) -
         for _ in range(4):
             askers.submit(ask)
         try:
-            wait_for(lambda: len(seen) > 2000)
+            eventually(lambda: len(seen) > 2000)
             assert not any(seen), "askers take each other for a node"
             for _ in range(20):
                 with folder.node_lock() as mine:
@@ -310,13 +309,6 @@ def test_who_asks_whether_a_node_runs_keeps_none_from_starting(tmp_path: Path) -
         finally:
             ended.set()
     assert not folder.node_runs()
-
-
-def wait_for(true: Callable[[], object], seconds: float = 30.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
 
 
 def test_objects_are_kept_by_kind_and_name(tmp_path: Path) -> None:
